@@ -1,0 +1,70 @@
+"""The contract between the engine and a stage.
+
+A stage is a module `stages.<name>` with
+
+    VERSION: int                      raise it when the same config may give another result
+    class Config(StrictModel)         every field may change the result
+    class Inputs(StrictModel)         role -> Artifact, Artifact | None, or dict[str, Artifact]
+    run(config, inputs, out, resources) -> metrics      a dict that JSON can hold
+    preflight(config, resources, known) -> list[str]    optional: problems found before any work, cheaply
+
+Importing it must load no torch, transformers, vllm or deepspeed: those belong inside `run`.
+"""
+
+import importlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pipeline.strict import StrictModel
+
+PROGRESS = ".progress.json"
+
+
+class Resources(StrictModel):
+    """What a step may use. Never part of a fingerprint."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_processes: int | None = None
+    """Training processes (ranks); by default one per GPU, or one per CPU core up to 2."""
+    num_threads: int | None = None
+    """CPU threads of a process; by default the cores shared out among the processes."""
+    server_url: str | None = None
+    """Base URL of the service started for this step, such as http://127.0.0.1:40123; set by the runner."""
+    store_dir: Path | None = None
+    """Set by the runner; a stage may keep re-creatable caches below `store_dir / "cache"`."""
+
+
+class Workspace:
+    """The directory a step writes into. It survives a crash, so that the stage can resume in it.
+
+    The engine hashes and seals it after `run` returns; names starting with a dot are left out and removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        """The path of a file in it."""
+        return self.path / name
+
+    def progress(self, done: float | None = None, total: float | None = None, **metrics: float | int | str) -> None:
+        """Tell the user how far the step is; cheap enough for once a second, not for once a token."""
+        text = json.dumps({"done": done, "total": total, "metrics": metrics})
+        temporary = self.path / f"{PROGRESS}.{os.getpid()}"
+        temporary.write_text(text)
+        temporary.replace(self.path / PROGRESS)
+
+
+def load_stage(name: str) -> ModuleType:
+    """The one dynamic look-up of stages. Raises ModuleNotFoundError for a stage that does not exist."""
+    return importlib.import_module(f"{stages_package()}.{name}")
+
+
+def stages_package() -> str:
+    """The package that holds stage modules and `workflow`; tests of the engine name one of toy stages."""
+    return os.environ.get("PIPELINE_STAGES", "stages")
