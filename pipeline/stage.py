@@ -14,11 +14,9 @@ Importing it must load no torch, transformers, vllm or deepspeed: those belong i
 import importlib
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.strict import StrictModel
 

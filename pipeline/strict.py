@@ -1,8 +1,20 @@
 """Typed, frozen data that refuses unknown keys: the base of recipes, stage configs and manifests."""
 
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+from pipeline.content import content_digest
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base_dir")
+    return (Path(base) / path).absolute() if base else path
+
+
+LocalPath = Annotated[Path, AfterValidator(_resolve)]
+"""A user's file or folder, relative to the recipe's folder. What is hashed is its content, never where it lies."""
 
 
 class StrictModel(BaseModel):
@@ -23,7 +35,8 @@ class StrictModel(BaseModel):
         fields = {
             name: _canonical(value)
             for name, value in self
-            if type(self).model_fields[name].is_required() or value != type(self).model_fields[name].get_default(call_default_factory=True)
+            if type(self).model_fields[name].is_required()
+            or value != type(self).model_fields[name].get_default(call_default_factory=True)
         }
         return fields if self.VERSION == 1 else {**fields, "VERSION": self.VERSION}
 
@@ -35,4 +48,6 @@ def _canonical(value: Any) -> Any:
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
+    if isinstance(value, Path):
+        return {"content": content_digest(value)}
     return value

@@ -1,0 +1,46 @@
+"""Arguments that several commands share, and what they stand for."""
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.store import Store
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """RECIPE and --set."""
+    parser.add_argument("recipe", type=Path, help="a YAML recipe, such as recipes/quickstart.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="replace one field, such as train.learning_rate=1e-4; may be given often",
+    )  # fmt: skip
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """--store."""
+    parser.add_argument(
+        "--store", type=Path, default=Path(os.environ.get("PIPELINE_STORE", "store")), metavar="DIR",
+        help="where artifacts are kept (default: $PIPELINE_STORE or ./store)",
+    )  # fmt: skip
+
+
+def open_plan(arguments: argparse.Namespace) -> "tuple[Plan, Store]":
+    """The planned recipe and the store that the arguments name."""
+    from pipeline import plan
+    from pipeline.store import Store
+
+    return plan.load(arguments.recipe, arguments.overrides), Store(arguments.store)
+
+
+def as_command(arguments: argparse.Namespace) -> str:
+    """The `run` command that continues this work, ready to paste."""
+    words = ["python", "-m", "pipeline", "run", str(arguments.recipe)]
+    for override in arguments.overrides:
+        words += ["--set", override]
+    if str(arguments.store) != os.environ.get("PIPELINE_STORE", "store"):
+        words += ["--store", str(arguments.store)]
+    return shlex.join(words)

@@ -1,0 +1,101 @@
+"""`run RECIPE`: do every step that is not cached, then show the result."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from pipeline.commands import arguments as shared
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.step import Step
+    from pipeline.store import Store
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    shared.add_recipe(parser)
+    shared.add_store(parser)
+    parser.add_argument("--until", metavar="STEP", help="stop after this step")
+    parser.add_argument("--only", metavar="STEP", help="do this step alone; what it reads must be cached")
+    parser.add_argument(
+        "--force", metavar="STEP", action="append", default=[], help="do this step again although it is cached"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do the preflight, only")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    from pipeline import history
+
+    plan, store = shared.open_plan(arguments)
+    chosen = _choose(plan, arguments)
+    forced = [plan.find(name) for name in arguments.force]
+    pending = [step for step in chosen if not store.is_sealed(step.stage, step.fingerprint) or step in forced]
+    if not pending:
+        print(f"nothing to do: all {len(chosen)} steps of {plan.name} are cached")
+        _show_result(plan, store)
+        return 0
+    if arguments.dry_run:
+        print(f"would do {len(pending)} of {len(chosen)} steps: {', '.join(step.name for step in pending)}")
+    _preflight(pending, store)
+    if arguments.dry_run:
+        return 0
+    record = history.read(store, arguments.recipe).model_copy(update={"overrides": arguments.overrides})
+    history.write(store, record)
+    _discard(forced, store)
+    _run(plan, store, record, chosen, shared.as_command(arguments))
+    _show_result(plan, store)
+    return 0
+
+
+def _choose(plan: "Plan", arguments: argparse.Namespace) -> "list[Step]":
+    if arguments.only:
+        return [plan.find(arguments.only)]
+    if arguments.until:
+        return plan.upstream([plan.find(arguments.until)])
+    return plan.steps
+
+
+def _preflight(pending: "list[Step]", store: "Store") -> None:
+    from pipeline.preflight import check
+
+    check(pending, store)
+
+
+def _discard(forced: "list[Step]", store: "Store") -> None:
+    from pipeline.store import remove
+
+    for step in forced:
+        for path in (store.directory(step.stage, step.fingerprint), store.partial(step.stage, step.fingerprint)):
+            if path.exists():
+                remove(path)
+
+
+def _run(plan: "Plan", store: "Store", record: object, chosen: "list[Step]", resume_command: str) -> None:
+    from pipeline import display
+    from pipeline.runner import Runner
+
+    shown = display.choose()
+    try:
+        Runner(plan, store, record, shown, resume_command).run(chosen)  # type: ignore[arg-type]
+    finally:
+        shown.close()
+
+
+def _show_result(plan: "Plan", store: "Store") -> None:
+    """Print the `summary.md` of steps that nothing else reads, and where their pages are."""
+    for step in plan.final_steps():
+        folder = store.directory(step.stage, step.fingerprint)
+        if (folder / "summary.md").exists():
+            _print_markdown((folder / "summary.md").read_text())
+        for page in sorted(folder.glob("*.html")):
+            print(f"report: {page}")
+
+
+def _print_markdown(text: str) -> None:
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        print(text)

@@ -1,0 +1,100 @@
+"""What a person sees of a run: a live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any, Protocol
+
+
+class Display(Protocol):
+    """Told by the runner what happens; `position` is like "3/12"."""
+
+    def started(self, name: str, position: str) -> None: ...
+    def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None: ...
+    def finished(self, name: str, seconds: float) -> None: ...
+    def close(self) -> None: ...
+
+
+def choose() -> Display:
+    """The live display on a terminal, plain lines otherwise."""
+    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+
+
+class PlainDisplay:
+    """One line when a step starts, one a minute while it works, one when it ends."""
+
+    interval_seconds = 60.0
+
+    def __init__(self) -> None:
+        self._progress = ""
+        self._last = 0.0
+
+    def started(self, name: str, position: str) -> None:
+        self._progress, self._last = "", time.monotonic()
+        print(f"{position:>7}  {name} ...", flush=True)
+
+    def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None:
+        self._progress = describe(elapsed_seconds, progress)
+        if time.monotonic() - self._last >= self.interval_seconds:
+            self._last = time.monotonic()
+            print(f"{'':>7}  {name}  {duration(elapsed_seconds)}  {self._progress}", flush=True)
+
+    def finished(self, name: str, seconds: float) -> None:
+        print(f"{'done':>7}  {name}  {duration(seconds)}", flush=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class LiveDisplay:
+    """Finished steps as lines; below them one line that moves."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console()
+        self._status = self._console.status("")
+        self._status.start()
+        self._position = ""
+
+    def started(self, name: str, position: str) -> None:
+        self._position = position
+        self._status.update(f"[dim]{position}[/] {name}")
+
+    def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None:
+        self._status.update(
+            f"[dim]{self._position}[/] {name}  [cyan]{duration(elapsed_seconds)}[/]  {describe(elapsed_seconds, progress)}"
+        )
+
+    def finished(self, name: str, seconds: float) -> None:
+        self._console.print(f"[green]✓[/] {name}  [dim]{duration(seconds)}[/]", highlight=False)
+
+    def close(self) -> None:
+        """Take the moving line away."""
+        self._status.stop()
+
+
+def describe(elapsed_seconds: float, progress: dict[str, Any]) -> str:
+    """Progress in words: `120/480 25%  ETA 3m10s  loss 0.41  tokens_per_second 148`."""
+    parts = []
+    done, total = progress.get("done"), progress.get("total")
+    if done is not None and total:
+        parts.append(f"{done:g}/{total:g} {100 * done / total:.0f}%")
+        if 0 < done < total:
+            parts.append(f"ETA {duration(elapsed_seconds * (total - done) / done)}")
+    parts += [f"{name} {_number(value)}" for name, value in progress.get("metrics", {}).items()]
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`0.4s`, `58s`, `3m10s`, `2h05m`."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,144 @@
+"""The plan of a recipe: its steps in an order of execution, equal work once, each with its state in the store."""
+
+import importlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pipeline import recipe as recipes
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
+from pipeline.stage import stages_package
+from pipeline.step import Step, Work
+from pipeline.store import Store
+
+
+class State(StrEnum):
+    """How far a step is."""
+
+    CACHED = "cached"
+    RUNNING = "running"
+    PARTIAL = "partial"
+    STALE = "stale"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in an order in which each comes after what it needs, and steps that share a server follow each other."""
+
+    name: str
+    steps: list[Step]
+    aliases: dict[str, Step] = field(default_factory=dict)
+    """Names of steps whose work another step already does."""
+
+    def find(self, name: str) -> Step:
+        """The step of that name. Raises UserError with the known names."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        if name in self.aliases:
+            return self.aliases[name]
+        raise UserError(
+            f"step {name!r}: not in the plan of {self.name}; its steps: {', '.join(s.name for s in self.steps)}"
+        )
+
+    def upstream(self, targets: list[Step]) -> list[Step]:
+        """The targets and everything they need, in plan order."""
+        wanted: set[str] = set()
+        queue = list(targets)
+        while queue:
+            step = queue.pop()
+            if step.fingerprint not in wanted:
+                wanted.add(step.fingerprint)
+                queue += step.all_dependencies()
+        return [step for step in self.steps if step.fingerprint in wanted]
+
+    def downstream(self, targets: list[Step]) -> list[Step]:
+        """The targets and everything that is made from them, in plan order."""
+        found = {step.fingerprint for step in targets}
+        for step in self.steps:
+            if any(needed.fingerprint in found for needed in step.all_dependencies()):
+                found.add(step.fingerprint)
+        return [step for step in self.steps if step.fingerprint in found]
+
+    def final_steps(self) -> list[Step]:
+        """The steps whose result no other step reads."""
+        read = {needed.fingerprint for step in self.steps for needed in step.all_dependencies()}
+        return [step for step in self.steps if step.fingerprint not in read]
+
+
+def workflow() -> Any:
+    """The module that turns a recipe into steps: its `Recipe` type and `steps(recipe)`."""
+    return importlib.import_module(f"{stages_package()}.workflow")
+
+
+def load(path: Path, overrides: list[str]) -> Plan:
+    """Read a recipe and plan it. Raises UserError for whatever is wrong with it."""
+    module = workflow()
+    recipe = recipes.load(path, module.Recipe, overrides)
+    return arrange(recipe.name, module.steps(recipe))
+
+
+def arrange(name: str, steps: list[Step]) -> Plan:
+    """Order `steps` and what they need; merge equal work under the first name."""
+    unique: dict[str, Step] = {}
+    aliases: dict[str, Step] = {}
+    for step in _closure(steps):
+        kept = unique.setdefault(step.fingerprint, step)
+        if kept.name != step.name:
+            aliases[step.name] = kept
+    return Plan(name, _execution_order(list(unique.values())), aliases)
+
+
+def _closure(steps: list[Step]) -> list[Step]:
+    """The steps and all they depend on, each after its dependencies."""
+    ordered: dict[int, Step] = {}
+    stack = [(step, False) for step in reversed(steps)]
+    while stack:
+        step, expanded = stack.pop()
+        if id(step) in ordered:
+            continue
+        if expanded:
+            ordered[id(step)] = step
+        else:
+            stack.append((step, True))
+            stack += [(needed, False) for needed in reversed(list(step.all_dependencies()))]
+    return list(ordered.values())
+
+
+def _execution_order(steps: list[Step]) -> list[Step]:
+    """A topological order that finishes a server's steps before it starts another, and starts servers late."""
+    waiting = {step.fingerprint: {needed.fingerprint for needed in step.all_dependencies()} for step in steps}
+    remaining, done, ordered, server = steps, set[str](), list[Step](), ""
+    while remaining:
+        ready = [step for step in remaining if waiting[step.fingerprint] <= done]
+        batch = [step for step in ready if step.service and step.service.fingerprint == server]
+        batch = batch or [step for step in ready if not step.service] or ready[:1]
+        server = batch[0].service.fingerprint if batch[0].service else server
+        ordered += batch
+        done |= {step.fingerprint for step in batch}
+        remaining = [step for step in remaining if step.fingerprint not in done]
+    return ordered
+
+
+def state(step: Step, store: Store, recorded: dict[str, str]) -> State:
+    """`recorded` maps step names to the fingerprints they last had (`pipeline.history`)."""
+    if store.is_sealed(step.stage, step.fingerprint):
+        return State.CACHED
+    if store.lock(step.stage, step.fingerprint).is_held():
+        return State.RUNNING
+    if store.partial(step.stage, step.fingerprint).exists():
+        return State.PARTIAL
+    old = recorded.get(step.name)
+    return State.STALE if old and store.is_sealed(step.stage, old) else State.MISSING
+
+
+def sealed_inputs(step: Work, store: Store) -> dict[str, Artifact]:
+    """Those single inputs that exist already, by role."""
+    return {
+        role: store.artifact(value.stage, value.fingerprint)
+        for role, value in step.inputs.items()
+        if isinstance(value, Step) and store.is_sealed(value.stage, value.fingerprint)
+    }

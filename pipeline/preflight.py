@@ -1,0 +1,47 @@
+"""Everything that can be checked before hours are spent, checked first and reported together."""
+
+import os
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.plan import sealed_inputs
+from pipeline.stage import load_stage
+from pipeline.step import Step, Work
+from pipeline.store import Store
+
+
+def check(pending: list[Step], store: Store) -> None:
+    """Ask every stage and service of `pending` for problems. Raises UserError with all of them, each once."""
+    problems = _store_problems(store.root)
+    asked: set[str] = set()
+    for step in pending:
+        for work in filter(None, (step, step.service)):
+            if work.fingerprint not in asked:
+                asked.add(work.fingerprint)
+                problems += [f"{step.name}: {problem}" for problem in _ask(work, store)]
+    if problems:
+        raise UserError(*_grouped(problems))
+
+
+def _ask(work: Work, store: Store) -> list[str]:
+    preflight = getattr(load_stage(work.stage), "preflight", None)
+    if preflight is None:
+        return []
+    resources = work.resources.model_copy(update={"store_dir": store.root})
+    return preflight(work.config, resources, sealed_inputs(work, store))
+
+
+def _store_problems(root: Path) -> list[str]:
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return [f"store {root}: cannot be written; name another with --store DIR"]
+    return []
+
+
+def _grouped(problems: list[str]) -> list[str]:
+    """One line for a problem that several steps report, under the first one's name."""
+    first: dict[str, str] = {}
+    for problem in problems:
+        name, _, text = problem.partition(": ")
+        first.setdefault(text, name)
+    return [f"{name}: {text}" for text, name in first.items()]

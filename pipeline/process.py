@@ -1,0 +1,70 @@
+"""Start, watch and stop guarded child processes."""
+
+import os
+import select
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from pipeline.guard import guarded
+
+GRACE_SECONDS = 60.0
+"""How long a stopped process may take to save its work before it is killed."""
+
+
+class Process:
+    """A command with its own process group and log; nothing of it outlives this object's process."""
+
+    def __init__(
+        self, command: list[str], log: Path, environment: Mapping[str, str] | None = None, order: str | None = None
+    ) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        self._file: IO[bytes] = log.open("ab")
+        self.log_start = log.stat().st_size
+        self._process = subprocess.Popen(
+            guarded(command),
+            stdin=subprocess.PIPE if order is not None else subprocess.DEVNULL,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            start_new_session=True,
+        )
+        self._descriptor = os.pidfd_open(self._process.pid)
+        if order is not None and self._process.stdin:
+            try:
+                self._process.stdin.write(order.encode())
+                self._process.stdin.close()
+            except BrokenPipeError:  # it died at once; its log says why
+                pass
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self, timeout_seconds: float = 0.0) -> int | None:
+        """The exit code once it ended, else None; returns at once when it ends within the timeout."""
+        select.select([self._descriptor], [], [], timeout_seconds)
+        return self._process.poll()
+
+    def stop(self, grace_seconds: float = GRACE_SECONDS) -> int:
+        """Ask it to stop, kill it and everything below it after the grace; the exit code."""
+        for patience in (grace_seconds, 10.0):
+            if self.poll() is not None:
+                break
+            self._process.terminate()  # the guard kills its whole tree at the second time
+            self.poll(patience)
+        return self._process.wait(timeout=10.0)
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of what this process wrote."""
+        with self.log.open("rb") as file:
+            file.seek(max(self.log_start, self.log.stat().st_size - 16_384))
+            text = file.read().decode(errors="replace")
+        return "\n".join(text.replace("\r", "\n").rstrip().splitlines()[-lines:])
+
+    def close(self) -> None:
+        """Give back its descriptors."""
+        os.close(self._descriptor)
+        self._file.close()

@@ -1,0 +1,135 @@
+"""The artifact store: where each piece of work lives on disk, and how it is sealed.
+
+    STORE/<stage>/<fingerprint>/           sealed: its manifest.json was written last
+    STORE/<stage>/<fingerprint>.partial/   work in progress, kept over a crash so that the stage resumes in it
+    STORE/logs/, STORE/locks/, STORE/runs/, STORE/cache/
+
+Fingerprints are shortened to 16 hex digits in names; the manifest holds all 64.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifact import MANIFEST, Artifact
+from pipeline.errors import StepFailed
+from pipeline.lock import Lock
+
+_RESERVED = {"logs", "locks", "runs", "cache"}
+
+
+class Store:
+    """All paths below one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def directory(self, stage: str, fingerprint: str) -> Path:
+        return self.root / stage / fingerprint[:16]
+
+    def partial(self, stage: str, fingerprint: str) -> Path:
+        return self.root / stage / f"{fingerprint[:16]}.partial"
+
+    def log(self, stage: str, fingerprint: str) -> Path:
+        return self.root / "logs" / f"{stage}-{fingerprint[:16]}.log"
+
+    def lock(self, stage: str, fingerprint: str) -> Lock:
+        return Lock(self.root / "locks" / f"{stage}-{fingerprint[:16]}.lock")
+
+    def is_sealed(self, stage: str, fingerprint: str) -> bool:
+        return (self.directory(stage, fingerprint) / MANIFEST).exists()
+
+    def artifact(self, stage: str, fingerprint: str) -> Artifact:
+        """The sealed artifact. Raises StepFailed when its manifest is damaged or is of other work."""
+        artifact = Artifact(path=self.directory(stage, fingerprint), stage=stage, fingerprint=fingerprint)
+        try:
+            found = artifact.manifest()["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StepFailed(
+                f"{artifact.path / MANIFEST}: damaged ({error}); delete the folder {artifact.path} to recompute it"
+            ) from error
+        if found != fingerprint:
+            raise StepFailed(
+                f"{artifact.path}: holds {found[:16]}, expected {fingerprint[:16]}; delete it to recompute it"
+            )
+        return artifact
+
+    def artifacts(self) -> Iterator[Path]:
+        """The folder of every sealed artifact."""
+        for stage in self._stage_folders():
+            yield from sorted(path.parent for path in stage.glob(f"*/{MANIFEST}"))
+
+    def partials(self) -> Iterator[Path]:
+        """The folder of every unfinished one."""
+        for stage in self._stage_folders():
+            yield from sorted(stage.glob("*.partial"))
+
+    def _stage_folders(self) -> list[Path]:
+        if not self.root.is_dir():
+            return []
+        return sorted(path for path in self.root.iterdir() if path.is_dir() and path.name not in _RESERVED)
+
+
+def seal(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
+    """Make a finished `partial` the artifact `target`: remove scratch, hash, fsync, manifest last, rename.
+
+    A crash before the rename leaves the partial, after it the artifact; nothing between is visible.
+    """
+    for path in partial.iterdir():
+        if path.name.startswith("."):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (partial / MANIFEST).unlink(missing_ok=True)
+    files = {str(path.relative_to(partial)): describe_file(path) for path in _files(partial)}
+    with (partial / MANIFEST).open("w") as file:
+        json.dump({**manifest, "files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(partial)
+    partial.rename(target)
+    _sync_folder(target.parent)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """{"bytes", "sha256"} of a file that is first forced to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def damage(directory: Path, rehash: bool) -> list[str]:
+    """What is wrong with an artifact's files, one line each: missing, other size, other content, not in the manifest."""
+    recorded = json.loads((directory / MANIFEST).read_text())["files"]
+    present = {str(path.relative_to(directory)): path for path in _files(directory) if path.name != MANIFEST}
+    problems = [f"{directory / name}: not in the manifest" for name in sorted(present.keys() - recorded.keys())]
+    for name, expected in recorded.items():
+        if name not in present:
+            problems.append(f"{directory / name}: missing")
+        elif (size := present[name].stat().st_size) != expected["bytes"]:
+            problems.append(f"{directory / name}: {size} bytes, expected {expected['bytes']}")
+        elif rehash and describe_file(present[name])["sha256"] != expected["sha256"]:
+            problems.append(f"{directory / name}: content differs from its recorded sha256")
+    return problems
+
+
+def remove(directory: Path) -> None:
+    """Delete an artifact or partial so that a crash half-way leaves no artifact: out of sight first, then file by file."""
+    doomed = directory.with_name(f".{directory.name}.deleted.{os.getpid()}")
+    directory.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,26 @@
+"""Add up numbers."""
+
+from pipeline.artifact import Artifact
+from pipeline.errors import StepFailed
+from pipeline.stage import Resources, Workspace
+from pipeline.strict import StrictModel
+
+VERSION = 1
+
+
+class Config(StrictModel):
+    scale: float = 1.0
+    fail: bool = False
+
+
+class Inputs(StrictModel):
+    numbers: dict[str, Artifact]
+
+
+def run(config: Config, inputs: Inputs, out: Workspace, _resources: Resources) -> dict:
+    if config.fail:
+        raise StepFailed("the sum was asked to fail")
+    total = config.scale * sum(int((number / "number.txt").read_text()) for number in inputs.numbers.values())
+    (out / "summary.md").write_text(f"total {total}\n")
+    (out / "report.html").write_text(f"<p>{total}</p>")
+    return {"total": total}

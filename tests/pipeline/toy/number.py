@@ -1,0 +1,34 @@
+"""Write one number, slowly if asked. Counts its attempts, so that tests see a resume."""
+
+import time
+
+from pipeline.stage import Resources, Workspace
+from pipeline.strict import StrictModel
+
+VERSION = 1
+
+
+class Config(StrictModel):
+    value: int
+    pause_seconds: float = 0.0
+
+
+class Inputs(StrictModel):
+    pass
+
+
+def preflight(config: Config, _resources: Resources, _known: dict) -> list[str]:
+    return ["value: found 13, expected a lucky number"] if config.value == 13 else []
+
+
+def run(config: Config, _inputs: Inputs, out: Workspace, _resources: Resources) -> dict:
+    attempts = out / "attempts.txt"
+    with attempts.open("a") as file:
+        file.write("attempt\n")
+    (out / ".scratch").write_text("not part of the artifact")
+    deadline = time.monotonic() + config.pause_seconds
+    while (left := deadline - time.monotonic()) > 0:
+        out.progress(config.pause_seconds - left, config.pause_seconds, left=left)
+        time.sleep(min(left, 0.1))
+    (out / "number.txt").write_text(str(config.value))
+    return {"value": config.value, "attempts": len(attempts.read_text().splitlines())}
