@@ -20,11 +20,15 @@ Model = TypeVar("Model", bound=BaseModel)
 class Mistake:
     """One thing wrong, and where."""
 
-    where: str
+    mark: yaml.Mark
     text: str
 
+    def order(self) -> tuple[str, int, int]:
+        """As they stand in the files."""
+        return self.mark.name, self.mark.line, self.mark.column
+
     def __str__(self) -> str:
-        return f"{self.where}: {self.text}"
+        return f"{position(self.mark)}: {self.text}"
 
 
 def load(path: Path, kind: type[Model], overrides: list[str]) -> Model:
@@ -46,7 +50,7 @@ def load(path: Path, kind: type[Model], overrides: list[str]) -> Model:
         return kind.model_validate_json(json.dumps(plain(node)), context={"base_dir": path.parent})
     except ValidationError as error:
         mistakes = [_mistake(details, node, kind) for details in error.errors(include_url=False)]
-        raise UserError(*dict.fromkeys(str(mistake) for mistake in mistakes)) from None
+        raise UserError(*dict.fromkeys(map(str, sorted(mistakes, key=Mistake.order)))) from None
 
 
 def _take_extends(node: yaml.MappingNode, path: Path) -> Path | None:
@@ -56,7 +60,7 @@ def _take_extends(node: yaml.MappingNode, path: Path) -> Path | None:
             node.value.remove(pair)
             if not isinstance(value, yaml.ScalarNode) or not (path.parent / value.value).is_file():
                 raise UserError(
-                    f"{_position(value)}: extends: found {_shown(plain(value))}, expected a recipe beside this one"
+                    f"{position(value.start_mark)}: extends: found {_shown(plain(value))}, expected a recipe beside this one"
                 )
             return path.parent / value.value
     return None
@@ -66,7 +70,7 @@ def _mistake(details: Any, root: yaml.MappingNode, kind: type[BaseModel]) -> Mis
     """Pydantic's complaint in the words and the place of the recipe."""
     node, key_node, keys = _find(root, details["loc"])
     key = ".".join(keys) or "recipe"
-    where = _position(key_node if details["type"] == "extra_forbidden" else node)
+    where = (key_node if details["type"] == "extra_forbidden" else node).start_mark
     found = _shown(details["input"])
     match details["type"]:
         case "extra_forbidden":
@@ -155,14 +159,14 @@ def _nearest(word: Any, known: list[str]) -> str:
 
 def _expected(message: str) -> str:
     """Pydantic's message without its opening words, so that it reads on after "expected"."""
-    for opening in ("Input should be a valid ", "Input should be ", "Value should have ", "String should "):
-        if message.startswith(opening):
-            return ("a " if opening.endswith("valid ") else "") + message.removeprefix(opening)
-    return message[:1].lower() + message[1:]
+    if message.startswith("Input should be a valid "):
+        what = message.removeprefix("Input should be a valid ")
+        return f"an {what}" if what[0] in "aeiou" else f"a {what}"
+    return message.removeprefix("Input should be ").removeprefix("Value should have ").removeprefix("String should ")
 
 
-def _position(node: yaml.Node) -> str:
-    mark = node.start_mark
+def position(mark: yaml.Mark) -> str:
+    """`file:line:column`; an override has only a name."""
     return f"{mark.name}:{mark.line + 1}:{mark.column + 1}" if mark.line >= 0 else str(mark.name)
 
 

@@ -26,7 +26,7 @@ def model_name(inputs: Inputs) -> str:
 
 
 def command(_config: Config, inputs: Inputs, _resources: Resources, port: int) -> list[str]:
-    return [sys.executable, __file__, str(port), model_name(inputs)]
+    return [sys.executable, "-m", __name__, str(port), model_name(inputs)]
 
 
 def environment(_config: Config, _inputs: Inputs, _resources: Resources) -> dict[str, str]:
