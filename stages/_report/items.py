@@ -1,0 +1,70 @@
+"""The data of the answer browser: every item once, with each model's answer and verdict beside it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from stages._report.results import Evaluation, Item, Results, Score
+from stages._statistics import is_binary
+
+SHARED = ("question", "reference")
+SHOWN = {"id", "score", "answer", *SHARED}
+
+
+def browser_data(results: Results) -> dict[str, Any]:
+    """{"models", "baseline", "benchmarks": [{"name", "metric", "binary", "higher_is_better", "items": [...]}]}."""
+    return {
+        "models": list(results.models),
+        "baseline": results.baseline,
+        "benchmarks": [_benchmark(name, results.of(name)) for name in results.benchmarks],
+    }
+
+
+def embedded_json(value: Any) -> str:
+    """JSON that may stand inside a script element: no character of it can end the element or open another."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _benchmark(name: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    primary = _primary(next(iter(evaluations.values())))
+    scores = [item["score"] for each in evaluations.values() for item in each.items if item.get("score") is not None]
+    return {
+        "name": name,
+        "metric": primary.metric,
+        "higher_is_better": primary.higher_is_better,
+        "binary": is_binary(scores),
+        "items": _side_by_side(evaluations),
+    }
+
+
+def _primary(evaluation: Evaluation) -> Score:
+    return next(score for score in evaluation.scores if score.primary)
+
+
+def _side_by_side(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """One entry an item id, in the order of the first model that has it."""
+    merged: dict[str, dict[str, Any]] = {}
+    for model, evaluation in evaluations.items():
+        for item in evaluation.items:
+            shared = {"id": str(item["id"]), **{key: _texts(item.get(key)) for key in SHARED}, "answers": {}}
+            merged.setdefault(str(item["id"]), shared)["answers"][model] = _answer(item)
+    return list(merged.values())
+
+
+def _answer(item: Item) -> dict[str, Any]:
+    details = {key: _text(value) for key, value in item.items() if key not in SHOWN and value is not None}
+    return {"score": item.get("score"), "texts": _texts(item.get("answer")), "details": details}
+
+
+def _texts(value: Any) -> list[str]:
+    """A text, or the texts of several turns."""
+    if value is None:
+        return []
+    return [_text(each) for each in value] if isinstance(value, list) else [_text(value)]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,39 @@
+"""Plain statements of what the numbers can and cannot show, derived from the steps and scores themselves."""
+
+from collections.abc import Iterator, Mapping
+
+from stages._report import format as show
+from stages._report.read import Step
+from stages._report.results import Results
+
+SMALL_MODEL = 1_000_000_000
+"""Parameters below which results are not taken as evidence about the models people deploy."""
+FEW_ITEMS = 50
+"""Items below which only very large differences show."""
+
+
+def write_notes(steps: Mapping[str, Step], results: Results) -> list[str]:
+    """One sentence each, the most general first."""
+    return [*_model_notes(steps), *_benchmark_notes(results)]
+
+
+def _model_notes(steps: Mapping[str, Step]) -> Iterator[str]:
+    sizes = [step.metrics.get("num_parameters") for step in steps.values() if step.stage == "prepare_model"]
+    for num_parameters in sorted({size for size in sizes if isinstance(size, int)}):
+        if num_parameters < SMALL_MODEL:
+            yield (
+                f"The base model has {show.count(num_parameters)} parameters. Results at this size show that the "
+                "method and the pipeline work; they do not say how large models would do."
+            )
+
+
+def _benchmark_notes(results: Results) -> Iterator[str]:
+    for benchmark in results.benchmarks:
+        evaluations = list(results.of(benchmark).values())
+        meaningful = all(each.meaningful for each in evaluations)
+        for note in dict.fromkeys(each.note for each in evaluations):
+            if note or not meaningful:
+                yield f"{benchmark}: {'' if meaningful else 'not meaningful. '}{note}".rstrip()
+        num_items = min(len(each.items) for each in evaluations)
+        if meaningful and num_items < FEW_ITEMS:
+            yield f"{benchmark}: {num_items} items only; the intervals say how little that settles."

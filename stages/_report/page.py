@@ -1,0 +1,68 @@
+"""The HTML page: gathers what each section shows and fills the template.
+
+The template escapes everything; only figures drawn here and the page's own style and script go in as they are.
+A content security policy with the script's hash keeps even a mistake in that from running a model's words.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from stages._report import format as show
+from stages._report import sections
+from stages._report.graph import NODE_HEIGHT, NODE_WIDTH, draw
+from stages._report.items import browser_data, embedded_json
+from stages._report.read import Step
+from stages._report.results import Results
+from stages._report.summary import count_kinds
+
+FOLDER = Path(__file__).parent
+
+
+def write_page(title: str, description: str, notes: Sequence[str], steps: Mapping[str, Step], results: Results) -> str:
+    """The whole of report.html."""
+    script = (FOLDER / "browser.js").read_text()
+    return _environment().get_template("page.html").render(
+        title=title,
+        description=description,
+        notes=notes,
+        results=results,
+        several_models=len(results.models) > 2,
+        count_kinds=count_kinds(results),
+        headlines=sections.headlines(results),
+        facts=sections.facts(steps),
+        strips=[sections.strip(each) for each in results.comparisons],
+        graph=draw(steps),
+        node_size=(NODE_WIDTH, NODE_HEIGHT),
+        training=sections.training(steps),
+        initialisation=sections.initialisation(steps),
+        merges=sections.merges(steps),
+        costs=sections.costs(steps),
+        steps=list(steps.values()),
+        provenance=sections.provenance(steps),
+        style=Markup((FOLDER / "style.css").read_text()),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        items=Markup(embedded_json(browser_data(results))),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    formats = (show.number, show.signed, show.with_error, show.p_value, show.general, show.grouped, show.seconds)
+    for function in (*formats, show.size, show.short):
+        environment.filters[function.__name__] = function
+    environment.filters["pretty"] = _pretty
+    return environment
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,105 @@
+"""The results as Markdown that reads well in a terminal too."""
+
+from collections.abc import Iterable, Sequence
+
+from stages._report import format as show
+from stages._report.results import Comparison, Results, Score
+
+
+def write_summary(title: str, description: str, notes: Sequence[str], results: Results) -> str:
+    """The whole of summary.md."""
+    sections = [f"# {title}", description, score_table(results), _legend(results), _list(changes(results))]
+    sections += [_section("Answers", answer_table(results)), _section("What these numbers are", _list(notes))]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def score_table(results: Results) -> str:
+    """One row a benchmark and metric: base, tuned, paired difference, p, n."""
+    if results.comparisons:
+        several = len({each.tuned.model for each in results.comparisons}) > 1
+        return _comparison_table(results, several)
+    scores = [score for evaluation in results.evaluations for score in evaluation.scores]
+    header = ["model", "benchmark", "metric", "score", "n"]
+    return table(header, [[s.model, s.benchmark, s.metric, _value(s), show.grouped(s.n)] for s in scores], num_text=3)
+
+
+def changes(results: Results) -> list[str]:
+    """For each comparison of a main metric, how many items went each way."""
+    return [
+        f"{each.tuned.benchmark}, {each.tuned.model} against {results.baseline}: {_changes(each)}"
+        for each in results.comparisons
+        if each.paired and each.tuned.primary
+    ]
+
+
+def answer_table(results: Results) -> str:
+    """For each evaluation, how many answers were cut off, empty, unparsable or out of time."""
+    kinds = count_kinds(results)
+    rows = [
+        [each.benchmark, each.model, show.grouped(len(each.items)), *(show.grouped(each.counts.get(kind)) for kind in kinds)]
+        for each in results.evaluations
+    ]
+    return table(["benchmark", "model", "items", *kinds], rows, num_text=2) if kinds else ""
+
+
+def count_kinds(results: Results) -> list[str]:
+    """The names of everything that was counted beside the scores, in their first order."""
+    return list(dict.fromkeys(kind for each in results.evaluations for kind in each.counts))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], num_text: int) -> str:
+    """A Markdown table padded to equal columns; the first `num_text` columns left-aligned, the rest right-aligned."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+    rule = [":" + "-" * (width - 1) if i < num_text else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    padded = [
+        [cell.ljust(width) if i < num_text else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        for row in cells
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (padded[0], rule, *padded[1:]))
+
+
+def _comparison_table(results: Results, several: bool) -> str:
+    """With one tuned model its name heads its column; with several it is a column of its own."""
+    tuned = "tuned" if several else results.comparisons[0].tuned.model
+    header = ["benchmark", "metric", *(["model"] if several else []), results.baseline, tuned, "difference", "p", "n"]
+    rows = [
+        [each.tuned.benchmark, each.tuned.metric, *([each.tuned.model] if several else []), *_numbers(each)]
+        for each in results.comparisons
+    ]
+    return table(header, rows, num_text=3 if several else 2)
+
+
+def _numbers(each: Comparison) -> list[str]:
+    stderr, p = (each.paired.stderr, each.paired.p_value) if each.paired else (None, None)
+    n = each.paired.n if each.paired else each.tuned.n
+    difference = show.with_error(show.signed(each.difference), stderr)
+    return [_value(each.base), _value(each.tuned), difference, show.p_value(p), show.grouped(n)]
+
+
+def _changes(each: Comparison) -> str:
+    assert each.paired and each.num_fixed is not None and each.num_broken is not None
+    same = each.paired.n - each.num_fixed - each.num_broken
+    text = f"{each.num_fixed} items better, {each.num_broken} worse, {same} the same"
+    return f"{text} ({each.reason})" if each.reason else text
+
+
+def _value(score: Score) -> str:
+    return show.with_error(show.number(score.value), score.stderr)
+
+
+def _legend(results: Results) -> str:
+    tests = sorted({each.paired.test for each in results.comparisons if each.paired})
+    if not results.evaluations:
+        return "No benchmark was scored."
+    if not tests:
+        return "± is one standard error."
+    return f"± is one standard error; differences are paired over equal items, p is two-sided ({', '.join(tests)})."
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
