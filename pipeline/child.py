@@ -1,7 +1,7 @@
 """The process that does one step: `python -m pipeline.child`, its order as JSON on standard input.
 
 It takes the artifact's lock, runs the stage in the partial folder and seals the result. It is the same command
-whether a local run or a batch job starts it. Exit code 0: the artifact is sealed (by us or by another run we waited for).
+whether a local run or a batch job starts it. Exit code 0: the artifact is sealed, by us or by a run we waited for.
 """
 
 import json
@@ -37,6 +37,7 @@ class Order(StrictModel):
 
 
 def main() -> int:
+    """Do the order on standard input; the exit code."""
     order = Order.model_validate_json(sys.stdin.buffer.read())
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, _raise_stopped)
@@ -45,7 +46,7 @@ def main() -> int:
     except PipelineError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
-    except Exception:
+    except Exception:  # noqa: BLE001  the log gets the traceback, the runner the exit code
         traceback.print_exc()
         return 1
     return 0
@@ -114,7 +115,7 @@ def _identities(inputs: dict[str, Any]) -> dict[str, Any]:
 class MemorySampler:
     """Peak memory of this process and everything below it: the resident sets added up twice a second, in bytes.
 
-    Pages that processes share are counted once for each, so this is an upper estimate; never below one process's own peak.
+    Pages that processes share are counted for each, so this is an upper estimate; never below one process's own peak.
     """
 
     def __init__(self) -> None:

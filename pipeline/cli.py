@@ -1,4 +1,7 @@
-"""The command line: `python -m pipeline COMMAND ...`. Exit codes: 0 done, 1 a step failed, 2 the input is wrong, 75 resumable."""
+"""The command line: `python -m pipeline COMMAND ...`.
+
+Exit codes: 0 done, 1 a step failed, 2 the input is wrong, 75 stopped but resumable.
+"""
 
 import argparse
 import importlib

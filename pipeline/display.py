@@ -61,9 +61,8 @@ class LiveDisplay:
         self._status.update(f"[dim]{position}[/] {name}")
 
     def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None:
-        self._status.update(
-            f"[dim]{self._position}[/] {name}  [cyan]{duration(elapsed_seconds)}[/]  {describe(elapsed_seconds, progress)}"
-        )
+        moving = describe(elapsed_seconds, progress)
+        self._status.update(f"[dim]{self._position}[/] {name}  [cyan]{duration(elapsed_seconds)}[/]  {moving}")
 
     def finished(self, name: str, seconds: float) -> None:
         self._console.print(f"[green]✓[/] {name}  [dim]{duration(seconds)}[/]", highlight=False)

@@ -7,6 +7,7 @@ command; a second SIGTERM kills at once. Exit code: the command's, or 128 + the 
 Standard library only and started with -I -S, because it is started for every step.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -43,10 +44,8 @@ def descendants(root: int) -> list[int]:
 def _kill_descendants() -> None:
     while alive := [pid for pid in descendants(os.getpid()) if not _is_zombie(pid)]:
         for pid in alive:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         _reap()
 
 
@@ -71,6 +70,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    """Guard the command in `arguments`; its exit code."""
     parent = os.getppid() if arguments[0] == "--" else int(arguments[0])
     command = arguments[arguments.index("--") + 1 :]
     if os.getpid() != os.getsid(0):

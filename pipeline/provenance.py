@@ -16,7 +16,7 @@ def provenance() -> dict[str, Any]:
 
 def installed_packages() -> dict[str, str]:
     """Every installed distribution and its version, from the names of the metadata folders (no file is opened)."""
-    found = {}
+    found: dict[str, str] = {}
     for folder in sys.path:
         for path in Path(folder).glob("*.dist-info") if folder else []:
             name, _, version = path.name.removesuffix(".dist-info").partition("-")
@@ -26,14 +26,14 @@ def installed_packages() -> dict[str, str]:
 
 def _git() -> dict[str, Any]:
     """The commit of this source tree; None when it is an installed package or git is missing."""
-    folder = Path(__file__).parent.parent
+    commit = _git_output("rev-parse", "HEAD")
+    status = _git_output("status", "--porcelain")
+    return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
+
+
+def _git_output(*words: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
     try:
-        commit = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        status = subprocess.run(
-            ["git", "-C", folder, "status", "--porcelain"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {"git_commit": None, "git_dirty": None}
-    if commit.returncode != 0:
-        return {"git_commit": None, "git_dirty": None}
-    return {"git_commit": commit.stdout.strip(), "git_dirty": bool(status.stdout.strip())}
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

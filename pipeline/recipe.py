@@ -59,9 +59,8 @@ def _take_extends(node: yaml.MappingNode, path: Path) -> Path | None:
         if key.value == "extends":
             node.value.remove(pair)
             if not isinstance(value, yaml.ScalarNode) or not (path.parent / value.value).is_file():
-                raise UserError(
-                    f"{position(value.start_mark)}: extends: found {_shown(plain(value))}, expected a recipe beside this one"
-                )
+                where, found = position(value.start_mark), _shown(plain(value))
+                raise UserError(f"{where}: extends: found {found}, expected a recipe beside this one")
             return path.parent / value.value
     return None
 
@@ -84,7 +83,7 @@ def _mistake(details: Any, root: yaml.MappingNode, kind: type[BaseModel]) -> Mis
             discriminator = details["ctx"]["discriminator"].strip("'")
             node = _child(node, discriminator) or node
             return Mistake(
-                _position(node),
+                node.start_mark,
                 f"{key}.{discriminator}: found {tag!r}, expected one of {', '.join(tags)}{_nearest(tag, tags)}",
             )
         case "union_tag_not_found":

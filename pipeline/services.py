@@ -1,4 +1,4 @@
-"""Long-lived servers that steps use: started once, shared by consecutive steps, stopped before something else needs the machine.
+"""Long-lived servers that steps use: started once, shared by consecutive steps, stopped before the machine is needed.
 
 A service is a stage-like module `stages.<name>` with `Config`, `Inputs` and
 
@@ -7,7 +7,7 @@ A service is a stage-like module `stages.<name>` with `Config`, `Inputs` and
     model_name(inputs) -> str            unique for what it serves
     startup_timeout_seconds: float
 
-It is ready when GET /v1/models names the expected model, so another job's server on the same port is never taken for ours.
+It is ready when GET /v1/models names the expected model, so another job's server on the port is never taken for ours.
 """
 
 import json
@@ -74,9 +74,8 @@ class Server:
         except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError, KeyError):
             return False
         if self.model_name not in names:
-            raise StepFailed(
-                f"{self.url}: serves {', '.join(names)}, expected {self.model_name}; another program took the port, run again"
-            )
+            found = ", ".join(names)
+            raise StepFailed(f"{self.url}: serves {found}, expected {self.model_name}; a foreign program, run again")
         return True
 
     def _failure(self, what: str) -> str:

@@ -16,7 +16,7 @@ class Work:
     stage: str
     config: StrictModel
     inputs: "Mapping[str, Step | Mapping[str, Step] | None]" = field(default_factory=dict)
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -102,7 +102,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def damage(directory: Path, rehash: bool) -> list[str]:
-    """What is wrong with an artifact's files, one line each: missing, other size, other content, not in the manifest."""
+    """What is wrong with an artifact's files, one line each: missing, other size or content, not in the manifest."""
     recorded = json.loads((directory / MANIFEST).read_text())["files"]
     present = {str(path.relative_to(directory)): path for path in _files(directory) if path.name != MANIFEST}
     problems = [f"{directory / name}: not in the manifest" for name in sorted(present.keys() - recorded.keys())]
@@ -117,7 +117,7 @@ def damage(directory: Path, rehash: bool) -> list[str]:
 
 
 def remove(directory: Path) -> None:
-    """Delete an artifact or partial so that a crash half-way leaves no artifact: out of sight first, then file by file."""
+    """Delete an artifact or partial so that a crash half-way leaves none: out of sight first, then file by file."""
     doomed = directory.with_name(f".{directory.name}.deleted.{os.getpid()}")
     directory.rename(doomed)
     shutil.rmtree(doomed)

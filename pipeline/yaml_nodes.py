@@ -102,9 +102,7 @@ def override(root: yaml.MappingNode, text: str) -> None:
     name = f"--set {text}"
     if not equals or not path:
         raise UserError(f"{name}: expected key=value, such as train.learning_rate=1e-4")
-    value = compose_text(value_text, name) or yaml.ScalarNode(
-        "tag:yaml.org,2002:null", "", yaml.Mark(name, 0, 0, 0, None, None)
-    )
+    value = compose_text(value_text, name) or yaml.ScalarNode("tag:yaml.org,2002:null", "", _nowhere(name))
     _place(value, name)
     node: yaml.Node = root
     keys = path.split(".")
@@ -123,7 +121,7 @@ def _set(node: yaml.Node, key: str, value: yaml.Node | None, name: str) -> yaml.
         return node.value[int(key)]
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{name}: {key!r} lies below the value {node.value!r}, which has no keys")
-    for index, (old_key, old_value) in enumerate(node.value):
+    for index, (old_key, _) in enumerate(node.value):
         if old_key.value == key:
             if value is not None:
                 node.value[index] = (old_key, value)
@@ -164,7 +162,8 @@ _KNOWN_TAGS = {"map", "seq", "str", "int", "float", "bool", "null"}
 
 
 def _key_problems(node: yaml.MappingNode) -> list[str]:
-    problems, seen = [], {}
+    problems: list[str] = []
+    seen: dict[str, int] = {}
     for key, _ in node.value:
         where = f"{key.start_mark.name}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
         if not isinstance(key, yaml.ScalarNode):
@@ -185,7 +184,7 @@ def _rename(root: yaml.Node, name: str) -> None:
             continue
         seen.add(id(node))
         mark = node.start_mark
-        node.start_mark = yaml.Mark(name, mark.index, mark.line, mark.column, None, None)
+        node.start_mark = _mark(name, mark.index, mark.line, mark.column)
         if isinstance(node, yaml.MappingNode):
             stack += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
@@ -203,7 +202,12 @@ def _place(node: yaml.Node, name: str) -> None:
 
 
 def _nowhere(name: str) -> yaml.Mark:
-    return yaml.Mark(name, -1, -1, -1, None, None)
+    return _mark(name, -1, -1, -1)
+
+
+def _mark(name: str, index: int, line: int, column: int) -> yaml.Mark:
+    """A position without the text around it."""
+    return yaml.Mark(name, index, line, column, None, 0)
 
 
 def _yaml_files(folder: Path) -> str:

@@ -19,9 +19,8 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"step        {step.name}\nstage       {step.stage}\nfingerprint {step.fingerprint}")
     print(f"log         {log if log.exists() else 'none yet'}")
     if not store.is_sealed(step.stage, step.fingerprint):
-        print(
-            f"config      {json.dumps(step.config.model_dump(mode='json'), indent=2)}\nnot done yet; `plan` and `why` tell more"
-        )
+        print(f"config      {json.dumps(step.config.model_dump(mode='json'), indent=2)}")
+        print("not done yet; `plan` and `why` tell more")
         return 0
     artifact = store.artifact(step.stage, step.fingerprint)
     manifest = artifact.manifest()
@@ -31,7 +30,6 @@ def main(arguments: argparse.Namespace) -> int:
     print("files")
     for name, file in manifest["files"].items():
         print(f"  {file['bytes']:>14,} bytes  {file['sha256'][:16]}  {name}")
-    print(
-        f"finished    {manifest['finished_at']}, took {manifest['duration_seconds']} s, peak {manifest['peak_memory_bytes']:,} bytes"
-    )
+    print(f"finished    {manifest['finished_at']}, after {manifest['duration_seconds']} s")
+    print(f"memory      {manifest['peak_memory_bytes']:,} bytes at most")
     return 0
