@@ -1,0 +1,102 @@
+"""Rows in files: JSON lines, JSON, Parquet and CSV in, JSON lines out. A row is a dict from field name to value."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file, read as they are asked for, except for .json, which is one list.
+
+    Raises UserError for an unknown suffix, or naming the file and line of what is not a row.
+    """
+    return reader(path)(path)
+
+
+def reader(path: Path) -> Callable[[Path], Iterator[Row]]:
+    """How a file of this name is read. Raises UserError listing the known suffixes."""
+    if path.suffix.lower() not in READERS:
+        raise UserError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}, known: {', '.join(READERS)}")
+    return READERS[path.suffix.lower()]
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
+    """Write one JSON object a line; the number of rows. Raises UserError naming a row that JSON cannot hold."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for count, row in enumerate(rows, start=1):
+            try:
+                file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"{path.name}: row {count}: {error}; expected text, numbers, lists and objects"
+                ) from None
+    return count
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _row(_parse(line, f"{path}:{number}"), f"{path}:{number}")
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    rows = _parse(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: found {_kind(rows)}, expected a list of objects (for one object a line use .jsonl)")
+    for number, row in enumerate(rows, start=1):
+        yield _row(row, f"{path}: row {number}")
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in (lines := csv.DictReader(file)):
+            if None in row or None in row.values():
+                expected = len(lines.fieldnames or [])
+                raise UserError(f"{path}:{lines.line_num}: not {expected} cells, as many as the first line has names")
+            yield row
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: not a Parquet file that can be read: {error}") from None
+
+
+READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet, ".csv": _read_csv}
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+
+
+def _row(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: found {_kind(value)}, expected an object with named fields")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {"list": "a list", "dict": "an object", "str": "a string", "NoneType": "nothing"}
+    return names.get(type(value).__name__, type(value).__name__)
+
+
+def _plain(value: Any) -> Any:
+    """Dates and the like as text; everything else is refused."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"found a {type(value).__name__}")

@@ -1,0 +1,100 @@
+"""A data set on the Hugging Face hub at one commit: whether it can be had, and its rows.
+
+The commit's files are downloaded as a snapshot and read from there. `datasets.load_dataset(name, revision=...)` would,
+without network, take the latest version it finds in its cache, whatever revision was asked for.
+"""
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+TIMEOUT_SECONDS = 1.5
+
+
+def problem(name: str, revision: str) -> str | None:
+    """Why this data set cannot be had here and now, in one line, or None. Takes at most TIMEOUT_SECONDS."""
+    where = f"data set {name}@{revision[:12]}"
+    if cached_snapshot(name, revision):
+        return None
+    if _is_offline():
+        return f"{where} is not in the hub cache {_cache_dir()} and HF_HUB_OFFLINE is set; {_remedy()}"
+    unreachable = _unreachable(_endpoint())
+    if unreachable:
+        return f"{where} is not cached and {_endpoint()} cannot be reached ({unreachable}); {_remedy()}"
+    status = _answer(f"{_endpoint()}/api/datasets/{name}/revision/{revision}")
+    if status == "200":
+        return None
+    return f"{where}: {_endpoint()} answered {status}; check name and revision, and HF_TOKEN if it is gated"
+
+
+def cached_snapshot(name: str, revision: str) -> Path | None:
+    """The folder of this commit in the hub's local cache, if it is there and no download of it was cut off."""
+    repository = _cache_dir() / f"datasets--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / revision
+    cut_off = any(repository.glob("blobs/*.incomplete"))
+    return snapshot if snapshot.is_dir() and not cut_off else None
+
+
+def rows(name: str, revision: str, config_name: str | None, split: str) -> Iterator[dict[str, Any]]:
+    """Rows of a split, or of a slice such as "train[:1000]", in the hub's order. Raises UserError for an unknown one."""
+    from datasets import load_dataset
+    from huggingface_hub import snapshot_download
+
+    folder = cached_snapshot(name, revision) if _is_offline() else None
+    folder = folder or Path(snapshot_download(name, repo_type="dataset", revision=revision))
+    try:
+        loaded = load_dataset(str(folder), config_name, split=split)
+    except ValueError as error:
+        raise UserError(f"data set {name}@{revision[:12]}: {error}") from error
+    return iter(loaded)
+
+
+@cache
+def _unreachable(endpoint: str) -> str:
+    """Why the hub does not answer, or "". Asked once a process: a plan may name many data sets.
+
+    In a thread, because looking up a host name may hang far longer than any timeout of the connection.
+    """
+    answers = ["no answer within a moment"]
+    thread = threading.Thread(target=lambda: answers.append(_answer(endpoint)), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_SECONDS)
+    return "" if answers[-1].isdigit() else answers[-1]
+
+
+def _answer(url: str) -> str:
+    """The HTTP status as digits, or what went wrong before there was one."""
+    token = os.environ.get("HF_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as response:
+            return str(response.status)
+    except urllib.error.HTTPError as error:
+        return str(error.code)
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _cache_dir() -> Path:
+    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache_home}/huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+
+
+def _remedy() -> str:
+    return "fill the cache on a machine that reaches the hub, or name a local file (kind: files)"

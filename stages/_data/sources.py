@@ -1,0 +1,79 @@
+"""Where rows come from: what can go wrong, known before reading them, and the rows of each split."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.stage import Workspace
+from stages._data import files, generators, hub
+from stages._data.files import Row
+
+if TYPE_CHECKING:
+    from stages.prepare_data import Files, Generated, Hub
+
+SPLITS = ("train", "validation", "test")
+
+
+def problems(source: Generated | Hub | Files) -> list[str]:
+    """Why this source cannot be used here and now; one line each."""
+    if source.kind == "files":
+        return [line for line in (_file_problem(split, path) for split, path in _named(source).items()) if line]
+    if source.kind == "hub":
+        line = hub.problem(source.name, source.revision)
+        return [line] if line else []
+    return []
+
+
+def splits(source: Generated | Hub | Files) -> dict[str, Iterable[Row]]:
+    """The rows of each split the source has."""
+    if source.kind == "generated":
+        generator = generators.load(source.generator)
+        options = generator.Options(**source.options)
+        return generator.generate(options, source.seed, source.num_train, source.num_validation, source.num_test)
+    if source.kind == "hub":
+        return {
+            split: hub.rows(source.name, source.revision, source.config_name, part)
+            for split, part in _named(source).items()
+        }
+    return {split: files.read_rows(path) for split, path in _named(source).items()}
+
+
+def write(splits: dict[str, Iterable[Row]], out: Workspace, carve_validation: int, seed: int) -> dict[str, int]:
+    """Write `<split>.jsonl` for each split; rows per split. Raises UserError if nothing is left to train on."""
+    num_rows = {split: files.write_jsonl(out / f"{split}.jsonl", rows) for split, rows in splits.items()}
+    if carve_validation:
+        num_rows |= _carve(out, num_rows["train"], carve_validation, seed)
+    for split, count in num_rows.items():
+        if not count:
+            raise UserError(f"{split}: the source has no rows")
+    return num_rows
+
+
+def _carve(out: Workspace, num_rows: int, num_validation: int, seed: int) -> dict[str, int]:
+    """Move randomly chosen lines of train.jsonl to validation.jsonl; both keep their order."""
+    if num_validation >= num_rows:
+        raise UserError(f"carve_validation: {num_validation} of {num_rows} training rows leave none to train on")
+    chosen = set(random.Random(seed).sample(range(num_rows), num_validation))
+    whole, rest = out / "train.jsonl", out / ".train.jsonl"
+    with whole.open() as lines, rest.open("w") as train, (out / "validation.jsonl").open("w") as validation:
+        for number, line in enumerate(lines):
+            (validation if number in chosen else train).write(line)
+    rest.replace(whole)
+    return {"train": num_rows - num_validation, "validation": num_validation}
+
+
+def _named(source: Hub | Files) -> dict[str, Any]:
+    """Split name -> file or hub slice, for the splits that the source names."""
+    return {split: value for split in SPLITS if (value := getattr(source, split)) is not None}
+
+
+def _file_problem(split: str, path: Path) -> str | None:
+    try:
+        files.reader(path)
+    except UserError as error:
+        return f"source.{split}: {error}"
+    return None if path.is_file() else f"source.{split}: {path} does not exist; relative paths start at the recipe"

@@ -1,0 +1,113 @@
+"""The work of the `tokenize` stage: rows -> examples -> token ids -> files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
+from pipeline.stage import Workspace
+from stages._data import files, prompts, template
+from stages._data.encoding import Encoder, Samples
+from stages._data.formats import Example, FieldProblem
+
+if TYPE_CHECKING:
+    from stages.tokenize import Config, Inputs
+
+SPLITS = ("train", "validation")
+CHUNK = 2000
+"""Rows encoded at a time: enough to keep all cores busy, little enough to forget."""
+MAX_PROBLEMS = 10
+NUM_EXAMPLES = 3
+
+
+def problems(config: Config, data: Artifact | None) -> list[str]:
+    """What is wrong, as far as it can be seen without the tokenizer."""
+    try:
+        if config.template.kind == "jinja":
+            template.compiled(config.template.text)
+        if data:
+            _check_columns(config, data / "train.jsonl")
+    except UserError as error:
+        return list(error.problems)
+    return []
+
+
+def tokenize(config: Config, inputs: Inputs, out: Workspace) -> dict[str, Any]:
+    """Write every artifact file; the length report of train, and that of each split under "splits"."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(inputs.model.path)
+    bound = prompts.bind(config.template, tokenizer, inputs.model.path)
+    encoder = Encoder(bound, tokenizer.backend_tokenizer, config.max_length)
+    splits: dict[str, dict[str, Any]] = {}
+    for split in SPLITS:
+        file = inputs.data / f"{split}.jsonl"
+        if file.exists():
+            splits[split] = _tokenize_split(config, encoder, file, out, split)
+    bound.save(out.path)
+    return {**splits["train"], "splits": splits, "template_fingerprint": bound.fingerprint}
+
+
+def _tokenize_split(config: Config, encoder: Encoder, file: Path, out: Workspace, split: str) -> dict[str, Any]:
+    _check_columns(config, file)
+    samples, num_empty, num_rows = Samples(), 0, 0
+    for chunk in _chunks(file):
+        examples = _examples(config, file, chunk, num_rows)
+        encoder.add(examples, samples)
+        if split == "train" and num_rows == 0:
+            _write_examples(encoder, examples[:NUM_EXAMPLES], out / "examples.txt")
+        num_rows += len(chunk)
+        num_empty += len(chunk) - len(examples)
+        out.progress(num_rows, split=split)
+    if not len(samples):
+        raise UserError(f"{file.name}: no sample is left of {num_rows} rows; raise max_length ({config.max_length})")
+    samples.save(out / f"{split}.safetensors")
+    return {"num_rows": num_rows, "num_empty": num_empty, **samples.report()}
+
+
+def _chunks(file: Path) -> Iterator[list[files.Row]]:
+    rows = files.read_rows(file)
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+def _examples(config: Config, file: Path, rows: list[files.Row], first: int) -> list[Example]:
+    """Raises UserError naming file, row and field of what is no text (the first few of them)."""
+    examples: list[Example] = []
+    problems: list[str] = []
+    for number, row in enumerate(rows, start=first + 1):
+        try:
+            examples.append(config.format.example(row))
+        except FieldProblem as problem:
+            if not (problem.is_empty and config.on_empty == "drop"):
+                hint = " (on_empty: drop leaves such rows out)" if problem.is_empty else ""
+                problems.append(f"{file.name}: row {number}: {problem}{hint}")
+    if problems:
+        more = [f"{file.name}: and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+        raise UserError(*problems[:MAX_PROBLEMS], *more)
+    return examples
+
+
+def _check_columns(config: Config, file: Path) -> None:
+    """Raises UserError listing the columns of the first row if a named one is not among them."""
+    first = next(files.read_rows(file), {})
+    missing = [name for name in config.format.columns() if name not in first]
+    if missing:
+        raise UserError(
+            f"format: {file.name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, first))}"
+        )
+
+
+def _write_examples(encoder: Encoder, examples: list[Example], path: Path) -> None:
+    """A few samples as the model sees them; what it learns stands between ⟦ and ⟧."""
+    bound = encoder.template
+    shown = [
+        f"{bound.bos_token if bound.add_bos else ''}{bound.render_prompt(example.messages)}"
+        f"⟦{bound.render_answer(example.response)}⟧"
+        for example in examples
+    ]
+    path.write_text("\n\n--------\n\n".join(shown) + "\n", encoding="utf-8")
