@@ -1,0 +1,173 @@
+"""What this machine lets this process use: CPU cores, memory, GPUs, disk.
+
+A container or a Slurm job may have less than the hardware, so affinity and control groups (v1 and v2) count too.
+"""
+
+import functools
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.strict import StrictModel
+
+NVIDIA_SMI_SECONDS = 10
+_QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free"
+
+
+class Gpu(StrictModel):
+    """One NVIDIA GPU that CUDA_VISIBLE_DEVICES leaves visible."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+
+
+def describe() -> dict[str, Any]:
+    """The hardware as JSON, for manifests: {"cpu", "cpu_count", "memory_bytes", "gpus": [names]}."""
+    return {
+        "cpu": cpu_name(),
+        "cpu_count": cpu_count(),
+        "memory_bytes": memory_total_bytes(),
+        "gpus": [gpu.name for gpu in gpus()],
+    }
+
+
+def cpu_count() -> int:
+    """Cores this process may use: its affinity mask, and the CPU quota of its control groups rounded up."""
+    allowed = len(os.sched_getaffinity(0))
+    quotas = [*_cpu_quotas_v2(), *_cpu_quotas_v1()]
+    return max(1, min([allowed, *(math.ceil(quota) for quota in quotas)]))
+
+
+def cpu_name() -> str:
+    """The processor's own name, such as "AMD EPYC 7763"."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction set extensions, such as "avx2"; empty where the kernel does not tell."""
+    return frozenset(_cpu_info("flags").split())
+
+
+def memory_total_bytes() -> int:
+    """Physical memory, or the control groups' limit where that is lower."""
+    return min([_memory_info("MemTotal"), *(limit for limit, _ in _memory_limits())])
+
+
+def memory_available_bytes() -> int:
+    """What new processes can take before the kernel swaps or kills."""
+    return min([_memory_info("MemAvailable"), *(limit - used for limit, used in _memory_limits())])
+
+
+def disk_free_bytes(path: Path) -> int:
+    """Free space where `path` is, or will be once its missing folders are made."""
+    existing = next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+@functools.cache
+def gpus() -> tuple[Gpu, ...]:
+    """The visible NVIDIA GPUs; none where nvidia-smi is missing, fails or hangs. Asked once per process."""
+    command = ["nvidia-smi", _QUERY, "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(gpu for gpu in map(_parse_gpu, answer.stdout.splitlines()) if gpu and _is_visible(gpu))
+
+
+def _parse_gpu(line: str) -> Gpu | None:
+    """None for a GPU that reports no memory of its own (integrated ones) or none at all (a lost one)."""
+    fields = [field.strip() for field in line.split(",")]
+    if len(fields) != 5 or not (fields[3].isdigit() and fields[4].isdigit()):
+        return None
+    index, uuid, name, total, free = fields  # memory comes in MiB
+    return Gpu(
+        index=int(index),
+        uuid=uuid,
+        name=name,
+        memory_total_bytes=int(total) * 2**20,
+        memory_free_bytes=int(free) * 2**20,
+    )
+
+
+def _is_visible(gpu: Gpu) -> bool:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return True
+    chosen = [device.strip() for device in visible.split(",") if device.strip()]
+    return str(gpu.index) in chosen or any(gpu.uuid.startswith(device) for device in chosen if not device.isdigit())
+
+
+def _cpu_info(key: str) -> str:
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def _memory_info(key: str) -> int:
+    """Bytes of one line of /proc/meminfo."""
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """(limit, use that cannot be reclaimed) in bytes of every control group around this process that sets a limit."""
+    for folder in _groups("", Path("/sys/fs/cgroup")):
+        yield from _memory_limit(folder, "memory.max", "memory.current", "inactive_file")
+    for folder in _groups("memory", Path("/sys/fs/cgroup/memory")):
+        yield from _memory_limit(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _memory_limit(folder: Path, limit: str, usage: str, cache: str) -> Iterator[tuple[int, int]]:
+    most, used = _read(folder / limit), _read(folder / usage)
+    if not (most.isdigit() and used.isdigit()) or int(most) >= 2**60:  # v1 writes "no limit" as a huge number
+        return
+    statistics = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+    yield int(most), max(0, int(used) - int(statistics.get(cache, 0)))
+
+
+def _cpu_quotas_v2() -> Iterator[float]:
+    for folder in _groups("", Path("/sys/fs/cgroup")):
+        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        if quota.isdigit():
+            yield int(quota) / int(period)
+
+
+def _cpu_quotas_v1() -> Iterator[float]:
+    for folder in _groups("cpu", Path("/sys/fs/cgroup/cpu")):
+        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit():
+            yield int(quota) / int(period)
+
+
+def _groups(controller: str, root: Path) -> list[Path]:
+    """The folders of this process's control group and those around it. `controller` is "" for version 2.
+
+    Inside a container the path in /proc may be the host's; the root is then the container's own group.
+    """
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            group = root / path.lstrip("/")
+            return [folder for folder in [group, *group.parents] if folder == root or root in folder.parents]
+    return []
+
+
+def _read(path: Path) -> str:
+    """The file's text; empty when there is no such file or it may not be read."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
