@@ -1,0 +1,29 @@
+"""Benchmarks: one file each, with
+
+    Config      what is asked: the identity of its answers
+    Scorer      how answers become scores: changing it never asks the model again
+    requests(config, data_dir, cache_dir) -> list[Request]
+    score(scorer, config, answered, cache_dir) -> (Scores, items)
+
+A new benchmark is one file here and its name in the two unions below. Importing one loads nothing heavy.
+"""
+
+import importlib
+from types import ModuleType
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.strict import StrictModel
+from stages.benchmarks import humaneval, lm_eval, mt_bench
+
+AnyBenchmark = Annotated[lm_eval.Config | humaneval.Config | mt_bench.Config, Field(discriminator="name")]
+"""The `benchmark:` of a recipe; `name` tells which."""
+
+AnyScorer = Annotated[lm_eval.Scorer | humaneval.Scorer | mt_bench.Scorer, Field(discriminator="name")]
+"""Options of scoring, by the same names."""
+
+
+def benchmark_module(record: StrictModel) -> ModuleType:
+    """The module that a benchmark's Config or Scorer belongs to."""
+    return importlib.import_module(type(record).__module__)

@@ -1,0 +1,125 @@
+"""Any generate_until task of lm-eval, by name: its prompts, its filters, its metrics, computed by its own evaluator.
+
+Generating and scoring both run `lm_eval.evaluator.evaluate`, over a model that notes down what it is asked, and over a
+model that returns the stored answers. Tasks shipped here lie in tasks/.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.strict import StrictModel
+from stages._serving.requests import Request
+from stages.benchmarks.base import Answered, Item, Metric, Scores, answer_counts
+
+
+class Config(StrictModel):
+    """A registered task. With a `data` artifact, its jsonl files replace the task's own data source."""
+
+    name: Literal["lm_eval"]
+    task: str
+    """As `lm-eval ls tasks` lists it, or arithmetic_word_problems."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """By default the task's own number."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many problems."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Of an answer; by default the task's max_gen_toks, else lm-eval's 256."""
+    use_template: bool = True
+    """Render prompts with the model's template; else lm-eval's plain text is continued as it stands."""
+    seed: int = 1234
+    """Draws the worked examples of few-shot prompts; lm-eval's default."""
+
+
+class Scorer(StrictModel):
+    """Options of scoring."""
+
+    name: Literal["lm_eval"]
+    primary: str | None = None
+    """The headline metric as lm-eval names it, such as "exact_match,strict-match"; by default the task's first."""
+    bootstrap_iters: Annotated[int, Field(ge=0)] = 1000
+    """For standard errors that have no closed form."""
+
+
+def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:
+    """One request a problem (and worked examples as earlier messages).
+
+    Raises UserError for an unknown task (near names are listed), one that is not generate_until, or missing data.
+    """
+    from stages.benchmarks._lm_eval import collect_requests
+
+    return collect_requests(config, data_dir, cache_dir)
+
+
+def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -> tuple[Scores, list[Item]]:
+    """lm-eval's metrics of the stored answers, with its versions and hashes."""
+    from stages.benchmarks._lm_eval import evaluate_stored
+
+    result = evaluate_stored(config, scorer.bootstrap_iters, answered, cache_dir)
+    values = result.metrics
+    primary = _primary(scorer, list(values))
+    items = _items(result.samples, primary, answered)
+    counts = {
+        **answer_counts(answered.answers.values()),
+        "unparsable": sum(item["extracted"] == "[invalid]" for item in items),
+    }
+    return (
+        Scores(
+            benchmark=config.task,
+            primary=primary,
+            higher_is_better=result.higher_is_better.get(primary.partition(",")[0], True),
+            metrics={
+                name: Metric(value=value, stderr=stderr, n=len(items)) for name, (value, stderr) in values.items()
+            },
+            counts=counts,
+            details=result.details,
+        ),
+        items,
+    )
+
+
+def _primary(scorer: Scorer, metrics: list[str]) -> str:
+    from pipeline.errors import UserError
+
+    if scorer.primary is None:
+        return metrics[0]
+    if scorer.primary not in metrics:
+        raise UserError(f"scorer.primary: got {scorer.primary!r}, expected one of {', '.join(metrics)}")
+    return scorer.primary
+
+
+def _items(samples: list[dict[str, Any]], primary: str, answered: Answered) -> list[Item]:
+    """lm-eval logs a sample for each filter; here one item holds the metrics of all of them."""
+    by_id = {request.id: request for request in answered.requests}
+    items: dict[str, Item] = {}
+    for sample in samples:
+        request = by_id[str(sample["doc_id"])]
+        item = items.setdefault(request.id, _blank_item(request, sample, answered))
+        for metric in sample["metrics"]:
+            name = f"{metric},{sample['filter']}"
+            item[name] = _number(sample[metric])
+            if name == primary:
+                item["score"], item["extracted"] = item[name], _first(sample["filtered_resps"])
+    return [items[request.id] for request in answered.requests]
+
+
+def _blank_item(request: Request, sample: dict[str, Any], answered: Answered) -> Item:
+    return {
+        "id": request.id,
+        "score": None,
+        "question": request.turns[-1],
+        "answer": answered.texts(request)[0],
+        "reference": str(sample["target"]),
+        "extracted": None,
+        "finish_reason": answered.answers[request.id, 0, 0].finish_reason,
+    }
+
+
+def _number(value: Any) -> float | None:
+    """A sample's metric where it is a number; corpus metrics such as BLEU keep texts there."""
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _first(values: Any) -> Any:
+    return values[0] if isinstance(values, list) and values else values
