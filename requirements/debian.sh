@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make sure that commands exist, from Debian packages: requirements/debian.sh chromium bwrap=bubblewrap
+# Make sure that commands exist, from Debian packages: requirements/debian.sh chromium sbatch=slurm-wlm
 # (COMMAND, or COMMAND=PACKAGE). Where it may not install, it says what is missing and goes on.
 set -euo pipefail
 
