@@ -1,6 +1,7 @@
 """Numbers as a reader wants them. Every function turns None into a dash."""
 
 import math
+from datetime import UTC, datetime
 
 DASH = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -29,7 +30,7 @@ def p_value(value: float | None) -> str:
         return "<1e-99"
     if value < 1e-3:
         return f"{value:.0e}".replace("e-0", "e-")
-    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+    return f"{value:.2g}"
 
 
 def general(value: object) -> str:
@@ -62,6 +63,21 @@ def seconds(value: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def clock(value: float | None) -> str:
+    """Where room is short: 0.4 s, 12 s, 3:05, 2:07 h."""
+    if value is None or value < 59.5:
+        return seconds(value)
+    whole = round(value)
+    return f"{whole // 60}:{whole % 60:02d}" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def moment(timestamp: str | None) -> str:
+    """2026-01-02 03:04 UTC of an ISO 8601 time."""
+    if timestamp is None:
+        return DASH
+    return datetime.fromisoformat(timestamp).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def size(num_bytes: float | None) -> str:

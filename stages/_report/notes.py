@@ -33,7 +33,7 @@ def _benchmark_notes(results: Results) -> Iterator[str]:
         meaningful = all(each.meaningful for each in evaluations)
         for note in dict.fromkeys(each.note for each in evaluations):
             if note or not meaningful:
-                yield f"{benchmark}: {'' if meaningful else 'not meaningful. '}{note}".rstrip()
+                yield f"{benchmark}{'' if meaningful else ' (not meaningful)'}: {note}".removesuffix(": ")
         num_items = min(len(each.items) for each in evaluations)
         if meaningful and num_items < FEW_ITEMS:
             yield f"{benchmark}: {num_items} items only; the intervals say how little that settles."

@@ -28,7 +28,8 @@ FOLDER = Path(__file__).parent
 def write_page(title: str, description: str, notes: Sequence[str], steps: Mapping[str, Step], results: Results) -> str:
     """The whole of report.html."""
     script = (FOLDER / "browser.js").read_text()
-    return _environment().get_template("page.html").render(
+    template = _environment().get_template("page.html")
+    return template.render(
         title=title,
         description=description,
         notes=notes,
@@ -54,13 +55,11 @@ def write_page(title: str, description: str, notes: Sequence[str], steps: Mappin
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    formats = (show.number, show.signed, show.with_error, show.p_value, show.general, show.grouped, show.seconds)
-    for function in (*formats, show.size, show.short):
-        environment.filters[function.__name__] = function
-    environment.filters["pretty"] = _pretty
+    environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    numbers = (show.number, show.signed, show.p_value, show.general, show.grouped)
+    for function in (*numbers, show.seconds, show.clock, show.size, show.short, show.moment, _pretty):
+        environment.filters[function.__name__.lstrip("_")] = function
     return environment
 
 

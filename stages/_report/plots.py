@@ -81,11 +81,12 @@ def _series(index: int) -> str:
 
 def _plot_loss(axes: Axes, name: str, rows: Rows, color: str) -> None:
     losses = [row["loss"] for row in rows if row.get("loss") is not None]
-    smooth = len(losses) >= SMOOTHED_FROM
-    _plot(axes, rows, "loss", color=color, linewidth=0.8 if smooth else 1.6, alpha=0.35 if smooth else 1, label=None if smooth else name)
-    if smooth:
-        steps = [row["step"] for row in rows if row.get("loss") is not None]
-        axes.plot(steps, _running_mean(losses, len(losses) // 20), color=color, linewidth=1.8, label=name)
+    if len(losses) < SMOOTHED_FROM:
+        _plot(axes, rows, "loss", color=color, linewidth=1.6, label=name)
+        return
+    _plot(axes, rows, "loss", color=color, linewidth=0.8, alpha=0.35)
+    steps = [row["step"] for row in rows if row.get("loss") is not None]
+    axes.plot(steps, _running_mean(losses, len(losses) // 20), color=color, linewidth=1.8, label=name)
 
 
 def _plot(axes: Axes, rows: Rows, key: str, **style: Any) -> None:

@@ -36,9 +36,7 @@ def headline_numbers(results: Results) -> dict[str, Any]:
 
 
 def _evaluation(each: Evaluation) -> dict[str, Any]:
-    scores = [
-        {key: value for key, value in asdict(score).items() if key not in ("model", "benchmark")} for score in each.scores
-    ]
+    repeated = {"model", "benchmark"}
     return {
         "model": each.model,
         "benchmark": each.benchmark,
@@ -47,7 +45,7 @@ def _evaluation(each: Evaluation) -> dict[str, Any]:
         "note": each.note,
         "num_items": len(each.items),
         "counts": dict(each.counts),
-        "scores": scores,
+        "scores": [{k: v for k, v in asdict(score).items() if k not in repeated} for score in each.scores],
     }
 
 

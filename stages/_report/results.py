@@ -15,7 +15,7 @@ Item = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one model on one benchmark."""
+    """One metric of one model on one benchmark. `interval` is None where it is not a mean over items."""
 
     model: str
     benchmark: str
@@ -26,7 +26,6 @@ class Score:
     stderr: float | None
     n: int
     interval: Interval | None
-    """None where the metric is not a mean over items."""
 
 
 @dataclass(frozen=True)
@@ -97,19 +96,16 @@ def read_results(steps: Mapping[str, Step], models: Sequence[str], baseline: str
     settings, or their items differ.
     """
     evaluations = sorted(
-        (_read_evaluation(step, *_split(name, models)) for name, step in steps.items() if step.stage == "score"),
+        (_read_evaluation(step, *_split(step.name, models)) for step in steps.values() if step.stage == "score"),
         key=lambda each: (not each.meaningful, each.benchmark, models.index(each.model)),
     )
-    problems = [line for each in evaluations if each.model != baseline for line in _unfit(each, evaluations, baseline, steps)]
+    base = {each.benchmark: each for each in evaluations if each.model == baseline}
+    tuned = [each for each in evaluations if each.model != baseline]
+    problems = [line for each in tuned for line in _unfit(each, base.get(each.benchmark), baseline, steps)]
     if problems:
         raise UserError(*problems)
-    compared = tuple(
-        comparison
-        for each in evaluations
-        if each.model != baseline
-        for comparison in _compare(_baseline_of(each, evaluations, baseline), each)
-    )
-    return Results(tuple(models), baseline, tuple(evaluations), compared)
+    compared = (comparison for each in tuned for comparison in _compare(base[each.benchmark], each))
+    return Results(tuple(models), baseline, tuple(evaluations), tuple(compared))
 
 
 def item_value(item: Item, metric: str, primary: bool) -> float | None:
@@ -119,16 +115,16 @@ def item_value(item: Item, metric: str, primary: bool) -> float | None:
 
 
 def _split(name: str, models: Sequence[str]) -> tuple[str, str]:
-    """("math", "arithmetic") of the step "math/arithmetic/score"."""
+    """Model and benchmark of a step: "math", "arithmetic" of "math/arithmetic/score"."""
     model, _, rest = name.partition("/")
     if model not in models or not rest.endswith("/score"):
-        raise UserError(f"report.inputs.steps: {name!r} is no <model>/<benchmark>/score of the models {', '.join(models)}")
+        raise UserError(f"report: step {name!r}, expected <model>/<benchmark>/score, model in {list(models)}")
     return model, rest.removesuffix("/score")
 
 
 def _read_evaluation(step: Step, model: str, benchmark: str) -> Evaluation:
     data, items = read_json(step.path / "scores.json"), tuple(read_json_lines(step.path / "items.jsonl"))
-    scores = (_score(model, benchmark, metric, row, data, items) for metric, row in data["metrics"].items())
+    scores = (_score(model, benchmark, metric, data, items) for metric in data["metrics"])
     return Evaluation(
         model=model,
         benchmark=benchmark,
@@ -141,10 +137,8 @@ def _read_evaluation(step: Step, model: str, benchmark: str) -> Evaluation:
     )
 
 
-def _score(
-    model: str, benchmark: str, metric: str, row: Mapping[str, Any], data: Mapping[str, Any], items: Sequence[Item]
-) -> Score:
-    primary = metric == data["primary"]
+def _score(model: str, benchmark: str, metric: str, data: Mapping[str, Any], items: Sequence[Item]) -> Score:
+    row, primary = data["metrics"][metric], metric == data["primary"]
     values = _item_values(items, metric, primary, row["value"])
     return Score(
         model=model,
@@ -165,27 +159,23 @@ def _item_values(items: Sequence[Item], metric: str, primary: bool, value: float
     return values if values and math.isclose(fmean(values), value, rel_tol=1e-6, abs_tol=1e-6) else None
 
 
-def _baseline_of(evaluation: Evaluation, evaluations: Sequence[Evaluation], baseline: str) -> Evaluation:
-    return next(each for each in evaluations if (each.model, each.benchmark) == (baseline, evaluation.benchmark))
-
-
-def _unfit(
-    tuned: Evaluation, evaluations: Sequence[Evaluation], baseline: str, steps: Mapping[str, Step]
-) -> Iterator[str]:
+def _unfit(tuned: Evaluation, base: Evaluation | None, baseline: str, steps: Mapping[str, Step]) -> Iterator[str]:
     """Why `tuned` cannot be compared with the baseline, one line each."""
-    base = next((each for each in evaluations if (each.model, each.benchmark) == (baseline, tuned.benchmark)), None)
     if base is None:
         yield f"{tuned.step}: the baseline has no score, expected a step {baseline}/{tuned.benchmark}/score"
         return
     if steps[base.step].config != steps[tuned.step].config:
-        yield f"{tuned.step}: scored with other settings than {base.step}; evaluate both with the same benchmark settings"
-    ids = {step: [str(item["id"]) for item in items] for step, items in ((base.step, base.items), (tuned.step, tuned.items))}
-    for step, found in ids.items():
-        if len(set(found)) < len(found):
-            yield f"{step}: an item id occurs twice, expected one item an id"
-    for step, other in ((base.step, tuned.step), (tuned.step, base.step)):
-        if missing := sorted(set(ids[other]) - set(ids[step])):
-            yield f"{step}: {len(missing)} items of {other} are missing ({_some(missing)}); score both on the same items"
+        yield f"{tuned.step}: scored with other settings than {base.step}; evaluate both with the same settings"
+    for each, other in ((base, tuned), (tuned, base)):
+        if len(_ids(each)) < len(each.items):
+            yield f"{each.step}: an item id occurs twice, expected one item an id"
+        if missing := sorted(_ids(other) - _ids(each)):
+            what = f"{len(missing)} items of {other.step} are missing ({_some(missing)})"
+            yield f"{each.step}: {what}; score the same items"
+
+
+def _ids(evaluation: Evaluation) -> set[str]:
+    return {str(item["id"]) for item in evaluation.items}
 
 
 def _some(names: Sequence[str]) -> str:
@@ -207,5 +197,6 @@ def _compare_metric(base: Score, tuned: Score, base_items: Sequence[Item], tuned
     both = [(first, second) for first, second in pairs if first is not None and second is not None]
     if not both:
         return Comparison(base, tuned, None, "no item was scored for both models")
-    left_out = f"{len(pairs) - len(both)} items without a score for both were left out" if len(both) < len(pairs) else ""
-    return Comparison(base, tuned, compare_paired([a for a, _ in both], [b for _, b in both]), left_out)
+    num_left_out = len(pairs) - len(both)
+    reason = f"{num_left_out} items without a score for both were left out" if num_left_out else ""
+    return Comparison(base, tuned, compare_paired([a for a, _ in both], [b for _, b in both]), reason)

@@ -14,6 +14,7 @@ from stages._report.results import Comparison, Results, Score
 Steps = Mapping[str, Step]
 
 SIGNIFICANT = 0.05
+EMPTY = Markup("")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Part:
 
     title: str
     facts: tuple[tuple[str, str], ...]
-    figure: Markup = Markup("")
+    figure: Markup = EMPTY
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ class Cost:
 def headlines(results: Results) -> list[Headline]:
     """The main metric of every meaningful benchmark against the baseline."""
     meaningful = {each.benchmark for each in results.evaluations if each.meaningful}
-    return [_headline(each) for each in results.comparisons if each.tuned.primary and each.tuned.benchmark in meaningful]
+    main = [each for each in results.comparisons if each.tuned.primary]
+    return [_headline(each) for each in main if each.tuned.benchmark in meaningful]
 
 
 def verdict(comparison: Comparison) -> str:
-    """ "better" or "worse" where the paired test says so at the 5 % level, else "level"."""
+    """Whether the paired test, at the 5 % level, says "better" or "worse"; else "level"."""
     paired = comparison.paired
     if paired is None or paired.p_value >= SIGNIFICANT or comparison.difference == 0:
         return "level"
@@ -98,8 +100,9 @@ def training(steps: Steps) -> Part | None:
     if not runs:
         return None
     curves = {_track(name): read_json_lines(step.path / "metrics.jsonl") for name, step in runs.items()}
-    labels = tuple(fact for name, step in runs.items() for fact in _labelled(step, _track(name) if len(runs) > 1 else ""))
-    return Part("Training", labels, training_figure(curves) if any(curves.values()) else Markup(""))
+    prefixes = {name: _track(name) if len(runs) > 1 else "" for name in runs}
+    labels = (fact for name, step in runs.items() for fact in _labelled(step, prefixes[name]))
+    return Part("Training", tuple(labels), training_figure(curves) if any(curves.values()) else EMPTY)
 
 
 def initialisation(steps: Steps) -> list[Part]:
@@ -114,11 +117,10 @@ def merges(steps: Steps) -> list[Part]:
 
 def costs(steps: Steps) -> list[Cost]:
     """Every step with its share of the longest time and the highest memory."""
-    longest = max((step.duration_seconds or 0 for step in steps.values()), default=0) or 1
-    largest = max((step.peak_memory_bytes or 0 for step in steps.values()), default=0) or 1
-    return [
-        Cost(step, (step.duration_seconds or 0) / longest, (step.peak_memory_bytes or 0) / largest) for step in steps.values()
-    ]
+    times = {name: step.duration_seconds or 0 for name, step in steps.items()}
+    memory = {name: step.peak_memory_bytes or 0 for name, step in steps.items()}
+    longest, largest = max(times.values(), default=0) or 1, max(memory.values(), default=0) or 1
+    return [Cost(step, times[name] / longest, memory[name] / largest) for name, step in steps.items()]
 
 
 def provenance(steps: Steps) -> dict[str, list[tuple[Any, list[str]]]]:
@@ -135,14 +137,18 @@ def provenance(steps: Steps) -> dict[str, list[tuple[Any, list[str]]]]:
 
 
 def _headline(each: Comparison) -> Headline:
-    paired, kind = each.paired, verdict(each)
-    word = {"better": "better than", "worse": "worse than", "level": "not distinguishable from"}[kind]
-    text = f"{each.tuned.model} is {word} {each.base.model} on {each.tuned.benchmark}"
-    text += f" ({each.tuned.metric}): {show.number(each.base.value)} → {show.number(each.tuned.value)}"
+    kind, paired = verdict(each), each.paired
+    where = f"{each.tuned.benchmark} ({each.tuned.metric})"
+    values = f"{show.number(each.base.value)} → {show.number(each.tuned.value)}"
     if paired is None:
-        return Headline("level", f"{each.tuned.benchmark}: {show.number(each.base.value)} → {show.number(each.tuned.value)}")
+        return Headline(kind, f"{each.tuned.model} on {where}: {values}; {each.reason}.")
+    word = {"better": "better than", "worse": "worse than", "level": "not distinguishable from"}[kind]
     change = show.with_error(show.signed(each.difference), paired.stderr)
-    return Headline(kind, f"{text}, a difference of {change} over {show.grouped(paired.n)} items (p {_p(paired.p_value)}).")
+    return Headline(
+        kind,
+        f"{each.tuned.model} is {word} {each.base.model} on {where}: {values}, "
+        f"a difference of {change} over {show.grouped(paired.n)} items (p {_p(paired.p_value)}).",
+    )
 
 
 def _p(value: float) -> str:
@@ -174,27 +180,29 @@ def _labelled(step: Step, prefix: str = "") -> Iterator[tuple[str, str]]:
     """A step's scalar metrics, named as people say them."""
     for key, value in step.metrics.items():
         if isinstance(value, str | int | float):
-            unit, form = _unit(key)
-            yield f"{prefix} {key.removesuffix(unit).replace('_', ' ')}".strip(), form(value)
+            label, form = _label(key)
+            yield f"{prefix} {label}".strip(), form(value)
 
 
-def _unit(key: str) -> tuple[str, Any]:
-    """The suffix that names a metric's unit, and how to show a number of it."""
-    for suffix, form in (("_bytes", show.size), ("_seconds", show.seconds)):
-        if key.endswith(suffix):
-            return suffix, form
-    return "", show.general
+def _label(key: str) -> tuple[str, Any]:
+    """What to call a metric, and how to show its value: the unit that ends its name goes into the value."""
+    words = key.removeprefix("num_").replace("_", " ")
+    if key.endswith("_seconds"):
+        return f"{words.removesuffix(' seconds')} time", show.seconds
+    return words.removesuffix(" bytes"), show.size if key.endswith(("_bytes", "bytes_read")) else show.general
 
 
 def _initialisation(step: Step) -> Part:
     groups = _relative_updates(read_json(step.path / "init_report.json"))
-    figure = strip_figure(step.name.replace("/", "-"), groups, "relative size of the first update, ‖s·BNA‖ / ‖W‖") if groups else ""
-    return Part(step.name, tuple(_labelled(step)), Markup(figure))
+    label = "relative size of the first update, ‖s·BNA‖ / ‖W‖"
+    figure = strip_figure(step.name.replace("/", "-"), groups, label) if groups else EMPTY
+    return Part(step.name, tuple(_labelled(step)), figure)
 
 
 def _relative_updates(report: Mapping[str, Any]) -> dict[str, list[float]]:
     """Last part of a matrix's name ("q_proj") -> relative updates of the matrices with it, in the report's order."""
     groups: dict[str, list[float]] = {}
-    for name, row in report["matrices"].items():
-        groups.setdefault(name.rpartition(".")[2], []).append(row["relative_update"])
+    for row in report["matrices"]:
+        if row["relative_update"] is not None:
+            groups.setdefault(row["module"].rpartition(".")[2], []).append(row["relative_update"])
     return groups

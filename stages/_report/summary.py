@@ -36,7 +36,7 @@ def answer_table(results: Results) -> str:
     """For each evaluation, how many answers were cut off, empty, unparsable or out of time."""
     kinds = count_kinds(results)
     rows = [
-        [each.benchmark, each.model, show.grouped(len(each.items)), *(show.grouped(each.counts.get(kind)) for kind in kinds)]
+        [each.benchmark, each.model, *map(show.grouped, [len(each.items), *map(each.counts.get, kinds)])]
         for each in results.evaluations
     ]
     return table(["benchmark", "model", "items", *kinds], rows, num_text=2) if kinds else ""
@@ -51,12 +51,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], num_text: int) -
     """A Markdown table padded to equal columns; the first `num_text` columns left-aligned, the rest right-aligned."""
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
-    rule = [":" + "-" * (width - 1) if i < num_text else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    padded = [
-        [cell.ljust(width) if i < num_text else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
-        for row in cells
-    ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (padded[0], rule, *padded[1:]))
+    dashes = ["-" * (width - 1) for width in widths]
+    rule = [f":{each}" for each in dashes[:num_text]] + [f"{each}:" for each in dashes[num_text:]]
+    lines = [_pad(cells[0], widths, num_text), rule, *(_pad(row, widths, num_text) for row in cells[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _pad(row: Sequence[str], widths: Sequence[int], num_text: int) -> list[str]:
+    texts = [cell.ljust(width) for cell, width in zip(row[:num_text], widths, strict=False)]
+    return texts + [cell.rjust(width) for cell, width in zip(row[num_text:], widths[num_text:], strict=True)]
 
 
 def _comparison_table(results: Results, several: bool) -> str:

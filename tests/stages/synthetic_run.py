@@ -36,8 +36,9 @@ class SyntheticRun:
         **metrics: Any,
     ) -> Artifact:
         """Seal a step; `inputs` names earlier steps, `files` maps file names to their text."""
-        stage, config = name.rpartition("/")[2], {"name": name, **(config or {})} if config is None else dict(config)
-        roles = {f"input_{i}": f"{self.steps[each].stage}/{self.steps[each].fingerprint}" for i, each in enumerate(inputs)}
+        stage, config = name.rpartition("/")[2], dict(config or {})
+        read = [self.steps[each] for each in inputs]
+        roles = {f"input_{number}": f"{each.stage}/{each.fingerprint}" for number, each in enumerate(read)}
         identity = fingerprint(stage, 1, {**config, "step": name}, roles)
         partial = self.store.partial(stage, identity)
         partial.mkdir(parents=True)
@@ -89,16 +90,17 @@ def add_training(run: SyntheticRun, track: str = "math") -> None:
     """The steps from model to merge of one track; shared ones only once."""
     if "prepare_model" not in run.steps:
         run.add("prepare_model", num_parameters=134_515_008, bytes=538_000_000, dtype="float32", duration_seconds=41.2)
-        report = {"matrices": {f"layers.{i}.{name}": {"shape": [8, 8], "relative_update": 0.01 * (i + 1)}
-                               for i in range(3) for name in ("q_proj", "v_proj")}}  # fmt: skip
+        modules = [f"model.layers.{layer}.self_attn.{name}" for layer in range(3) for name in ("q_proj", "v_proj")]
+        matrices = [{"module": module, "shape": [8, 8], "relative_update": 0.02} for module in modules]
+        report = {"method": "nlora", "rank": 16, "matrices": matrices}
         run.add("init_adapter", ["prepare_model"], {"init_report.json": json.dumps(report)}, method="nlora", rank=16,
                 trainable_parameters=4_884_480, init_seconds=1.9, relative_update_mean=0.0)  # fmt: skip
     run.add(f"{track}/prepare_data", num_train=1200)
     run.add(f"{track}/tokenize", ["prepare_model", f"{track}/prepare_data"], num_tokens=40_000)
     curve = [{"step": i + 1, "loss": 2.0 / (i + 1), "learning_rate": 1e-4, "grad_norm": 1.0, "tokens_per_second": 85.0,
               "seconds": 3.4} for i in range(50)]  # fmt: skip
-    run.add(f"{track}/train", ["prepare_model", f"{track}/tokenize", "init_adapter"], {"metrics.jsonl": json_lines(curve)},
-            trainable_parameters=4_884_480, num_tokens=40_000, validation_loss_start=1.9, validation_loss_end=0.7,
-            duration_seconds=312.0)  # fmt: skip
+    read, files = ["prepare_model", f"{track}/tokenize", "init_adapter"], {"metrics.jsonl": json_lines(curve)}
+    run.add(f"{track}/train", read, files, trainable_parameters=4_884_480, num_tokens=40_000,
+            validation_loss_start=1.9, validation_loss_end=0.7, duration_seconds=312.0)  # fmt: skip
     run.add(f"{track}/merge", ["prepare_model", "init_adapter", f"{track}/train"], {"merge_report.json": "{}"},
             max_relative_error=3e-7, greedy_token_agreement=1.0, duration_seconds=12.0)  # fmt: skip
