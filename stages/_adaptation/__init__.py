@@ -1,0 +1,1 @@
+"""What starting and merging adapters share: factor algebra, probe texts, reports."""

@@ -1,0 +1,149 @@
+"""A PEFT linear layer with a core: y = W x + s B N A x.
+
+PEFT keeps data in the layer and behaviour in a `LoraVariant`; KaSA there is the precedent with one more factor.
+"""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from peft.tuners.lora.config import LoraConfig
+from peft.tuners.lora.layer import LoraLayer, LoraVariant
+from peft.tuners.lora.variants import _register_frozen_peft_weight
+from peft.utils.integrations import gather_params_ctx
+from torch import nn
+from torch.nn.functional import linear
+
+from stages._peft.names import INT_TUNE, N_LORA, S_LORA
+
+
+class StructuredLinear(Linear):
+    """PEFT's LoRA layer with one more module, lora_N [R, R], per adapter of a three-factor method."""
+
+    adapter_layer_names = (*LoraLayer.adapter_layer_names, "lora_N")
+
+    def update_layer(self, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter, as PEFT does."""
+        if "lora_N" not in self._modules:
+            self.lora_N = nn.ModuleDict()
+        super().update_layer(adapter_name, *args, **kwargs)
+
+    @property
+    def lora_variants(self) -> dict[tuple[str, ...], type[LoraVariant] | None]:
+        """PEFT's variants and ours, by the value of `init_lora_weights` that asks for them."""
+        return {
+            **super().lora_variants,
+            (S_LORA,): StructuredVariant,
+            (N_LORA,): NystromVariant,
+            (INT_TUNE,): CoreOnlyVariant,
+        }
+
+    def reset_lora_parameters(self, adapter_name: str, init_lora_weights: bool | str) -> None:
+        """A by Kaiming's rule and B zero for our methods too; their variants then set what differs."""
+        ours = init_lora_weights in (S_LORA, N_LORA, INT_TUNE)
+        super().reset_lora_parameters(adapter_name, True if ours else init_lora_weights)
+
+    def get_delta_weight(self, adapter: str) -> torch.Tensor:
+        """The update s B N A [O, I], multiplied in float32 or better, in the dtype of B."""
+        if adapter not in self.lora_N:
+            return super().get_delta_weight(adapter)
+        b_OR = self.lora_B[adapter].weight
+        precision = torch.promote_types(b_OR.dtype, torch.float32)
+        core_RI = self.lora_N[adapter].weight.to(precision) @ self.lora_A[adapter].weight.to(precision)
+        return (b_OR.to(precision) @ core_RI * self.scaling[adapter]).to(b_OR.dtype)
+
+
+class StructuredVariant(LoraVariant):
+    """SLoRA: three trained factors. Also the base of the Nystrom methods."""
+
+    @staticmethod
+    def init(module: StructuredLinear, adapter_name: str, config: LoraConfig, **kwargs: Any) -> None:
+        """N by Kaiming's rule: what a linear layer starts with."""
+        weight = module.lora_A[adapter_name].weight
+        rank = module.r[adapter_name]
+        module.lora_N[adapter_name] = nn.Linear(rank, rank, bias=False, device=weight.device, dtype=weight.dtype)
+
+    @staticmethod
+    def forward(
+        module: StructuredLinear, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        """The layer's output: result + s B N A dropout(x)."""
+        hidden = module.lora_dropout[active_adapter](x)
+        return add_update(
+            result,
+            hidden,
+            module.lora_A[active_adapter].weight,
+            module.lora_N[active_adapter].weight,
+            module.lora_B[active_adapter].weight,
+            module.scaling[active_adapter],
+        )
+
+    @staticmethod
+    def merge_safe(module: StructuredLinear, active_adapter: str, orig_weight: torch.Tensor) -> torch.Tensor:
+        """A new tensor W + s B N A."""
+        return orig_weight + module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    @staticmethod
+    def merge_unsafe(module: StructuredLinear, active_adapter: str, orig_weight: torch.Tensor) -> None:
+        """W += s B N A, in place."""
+        orig_weight.data += module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+    @staticmethod
+    def unmerge(module: StructuredLinear, active_adapter: str, orig_weight: torch.Tensor) -> torch.Tensor:
+        """A new tensor W - s B N A."""
+        return orig_weight - module.get_delta_weight(active_adapter).to(orig_weight.dtype)
+
+
+class NystromVariant(StructuredVariant):
+    """NLoRA: starts from the leading rows and columns of the weight, as the paper's code does."""
+
+    @staticmethod
+    def init(module: StructuredLinear, adapter_name: str, config: LoraConfig, **kwargs: Any) -> None:
+        """A = W[:r], N = W[:r, :r], B = W[:, :r]; nothing on the meta device: the values are about to be loaded."""
+        StructuredVariant.init(module, adapter_name, config, **kwargs)
+        rank = module.r[adapter_name]
+        factors = (module.lora_A[adapter_name], module.lora_N[adapter_name], module.lora_B[adapter_name])
+        if factors[0].weight.is_meta:
+            return
+        with gather_params_ctx(module.get_base_layer().weight), torch.no_grad():
+            weight_OI = module.get_base_layer().weight
+            slices = (weight_OI[:rank], weight_OI[:rank, :rank], weight_OI[:, :rank])
+            for factor, start in zip(factors, slices, strict=True):
+                factor.weight.copy_(start)
+
+
+class CoreOnlyVariant(NystromVariant):
+    """IntTune: as NLoRA, with A and B frozen. Autograd then keeps of each token only A x (R numbers), not x."""
+
+    @staticmethod
+    def init(module: StructuredLinear, adapter_name: str, config: LoraConfig, **kwargs: Any) -> None:
+        """As NLoRA."""
+        NystromVariant.init(module, adapter_name, config, **kwargs)
+        _register_frozen_peft_weight(module, adapter_name, "lora_A")
+        _register_frozen_peft_weight(module, adapter_name, "lora_B")
+
+
+def add_update(
+    result: torch.Tensor,
+    x: torch.Tensor,
+    a_RI: torch.Tensor,
+    n_RR: torch.Tensor,
+    b_OR: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """The sum result [..., O] + s B N A x with the cheapest order of products.
+
+    N costs R^2 a token when applied on its own, and R^2 min(O, I) a call when folded into its narrower neighbour; a
+    batch of more tokens than that folds it, unless only N is trained (folding would make autograd keep x).
+    """
+    num_tokens = x.numel() // x.shape[-1]
+    narrow = min(a_RI.shape[1], b_OR.shape[0])
+    if num_tokens <= narrow or not a_RI.requires_grad:
+        hidden = linear(linear(x, a_RI), n_RR)
+    elif narrow == a_RI.shape[1]:
+        hidden = linear(x, n_RR @ a_RI)
+    else:
+        hidden, b_OR = linear(x, a_RI), b_OR @ n_RR
+    hidden = hidden if scale == 1.0 else hidden * scale
+    flat = torch.addmm(result.flatten(0, -2).to(hidden.dtype), hidden.flatten(0, -2), b_OR.T)
+    return flat.view_as(result)

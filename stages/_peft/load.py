@@ -1,0 +1,80 @@
+"""Put an adapter on a model, and its factors into a file."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear
+from peft.utils.integrations import gather_params_ctx
+from safetensors.torch import load_file, save_file
+
+from pipeline.errors import StepFailed
+from stages._peft.config import WEIGHTS_FILE, read_config
+from stages.adapters.base import Factors
+
+_PREFIX = "base_model.model."
+
+
+def load_adapter(model: Any, adapter_dir: Path, *, trainable: bool = False) -> PeftModel:
+    """The model as a PeftModel with the adapter of a folder. Raises StepFailed if they do not fit each other."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*(missing|unexpected).*keys.*")
+        try:
+            return PeftModel.from_pretrained(
+                model,
+                str(adapter_dir),
+                config=read_config(adapter_dir),
+                is_trainable=trainable,
+                low_cpu_mem_usage=True,
+            )
+        except UserWarning as problem:
+            raise StepFailed(f"{adapter_dir}: the adapter does not fit the model: {problem}") from None
+
+
+def adapted_layers(model: PeftModel) -> Iterator[tuple[str, Linear]]:
+    """(module name in the base model, layer) of every adapted linear layer."""
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            yield name.removeprefix(_PREFIX), module
+
+
+@torch.no_grad()
+def subtract_update(model: PeftModel) -> None:
+    """W -= s B N A in every adapted layer, in float32, so that base and adapter together give W again.
+
+    Under ZeRO-3 each weight is gathered in turn and written by rank 0.
+    """
+    for _name, layer in adapted_layers(model):
+        weight = layer.get_base_layer().weight
+        with gather_params_ctx([weight], modifier_rank=0):
+            if weight.numel():
+                weight.copy_(weight.float() - layer.get_delta_weight(model.active_adapter).float())
+
+
+def save_factors(factors: Mapping[str, Factors], adapter_dir: Path) -> int:
+    """Write module name -> factors as PEFT's adapter_model.safetensors; the number of numbers in it."""
+    tensors = {}
+    for module, (a_RI, n_RR, b_OR) in factors.items():
+        tensors[f"{_PREFIX}{module}.lora_A.weight"] = a_RI
+        tensors[f"{_PREFIX}{module}.lora_B.weight"] = b_OR
+        if n_RR is not None:
+            tensors[f"{_PREFIX}{module}.lora_N.weight"] = n_RR
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, adapter_dir / WEIGHTS_FILE)
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def load_factors(adapter_dir: Path) -> dict[str, Factors]:
+    """Module name -> factors, in the dtype of the file."""
+    tensors = load_file(adapter_dir / WEIGHTS_FILE)
+    modules = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
+    return {
+        module.removeprefix(_PREFIX): Factors(
+            tensors[f"{module}.lora_A.weight"],
+            tensors.get(f"{module}.lora_N.weight"),
+            tensors[f"{module}.lora_B.weight"],
+        )
+        for module in modules
+    }

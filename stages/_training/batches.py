@@ -1,0 +1,108 @@
+"""Which samples each step, process and forward pass sees, and how they become tensors.
+
+Shape suffixes: B = rows of a forward pass, T = tokens of its longest row.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from pipeline.errors import UserError
+
+_POOL = 50
+"""Batches in a pool that is sorted by length: larger pads less, smaller is more random."""
+
+
+class Batch(NamedTuple):
+    """Right-padded rows. Causal attention never looks right, so padding needs no mask."""
+
+    input_ids_BT: torch.Tensor
+    """int64; padding is token 0"""
+    is_target_BT: torch.Tensor
+    """bool: the token is to be predicted (from those before it)"""
+    num_tokens: int
+    """without padding"""
+
+
+class TokenFile:
+    """The samples of one split, as the tokenize stage wrote them."""
+
+    def __init__(self, file: Path) -> None:
+        tensors = load_file(file)
+        self.input_ids: np.ndarray = tensors["input_ids"]
+        self.loss_mask: np.ndarray = tensors["loss_mask"]
+        self.offsets: np.ndarray = tensors["offsets"]
+        self.lengths: np.ndarray = np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def num_targets(self, rows: np.ndarray) -> int:
+        """Tokens to be predicted in these rows; a row's first token has nothing before it and is none."""
+        return sum(int(self.loss_mask[self.offsets[row] + 1 : self.offsets[row + 1]].sum()) for row in rows)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Rows as one padded batch."""
+        width = int(self.lengths[rows].max())
+        input_ids = np.zeros((len(rows), width), np.int64)
+        is_target = np.zeros((len(rows), width), bool)
+        for number, row in enumerate(rows):
+            span = slice(self.offsets[row], self.offsets[row + 1])
+            input_ids[number, : self.lengths[row]] = self.input_ids[span]
+            is_target[number, : self.lengths[row]] = self.loss_mask[span]
+        is_target[:, 0] = False
+        return Batch(torch.from_numpy(input_ids), torch.from_numpy(is_target), int(self.lengths[rows].sum()))
+
+
+class Order:
+    """The global batch of every step, a function of the seed alone: any step can be asked for at any time."""
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, group_by_length: bool) -> None:
+        self.steps_per_epoch = len(lengths) // batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"train.global_batch_size: got {batch_size}, must be <= the {len(lengths)} training samples"
+            )
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._group_by_length = group_by_length
+        self._epoch = -1
+        self._batches = np.empty((0, batch_size), np.int64)
+
+    def rows(self, step: int) -> np.ndarray:
+        """The samples of step 0, 1, ...; what is left over at the end of an epoch is dropped."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._shuffled(epoch)
+        return self._batches[position]
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        random = np.random.default_rng((self._seed, epoch))
+        rows = random.permutation(len(self._lengths))
+        if self._group_by_length:
+            rows = self._grouped(rows)
+        batches = rows[: self.steps_per_epoch * self._batch_size].reshape(-1, self._batch_size)
+        return random.permutation(batches) if self._group_by_length else batches
+
+    def _grouped(self, rows: np.ndarray) -> np.ndarray:
+        size = _POOL * self._batch_size
+        pools = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return np.concatenate([pool[np.argsort(self._lengths[pool], kind="stable")[::-1]] for pool in pools])
+
+
+def share(
+    rows: np.ndarray, lengths: np.ndarray, per_device_batch_size: int, rank: int, num_processes: int
+) -> Iterator[np.ndarray]:
+    """The forward passes of one process: rows sorted by length and dealt out, so that all do equal work with little
+    padding. Each process gets equally many; where rows run out, a pass is empty.
+    """
+    ordered = rows[np.argsort(lengths[rows], kind="stable")[::-1]]
+    passes = [ordered[start : start + per_device_batch_size] for start in range(0, len(rows), per_device_batch_size)]
+    num_rounds = -(-len(passes) // num_processes)
+    passes += [rows[:0]] * (num_rounds * num_processes - len(passes))
+    yield from passes[rank::num_processes]

@@ -1,0 +1,135 @@
+"""Sealed checkpoints: written aside, hashed, renamed. What is not sealed, or no longer what was sealed, is not used.
+
+A checkpoint holds DeepSpeed's state without the frozen base (adapter weights and each process's part of the optimizer),
+every process's random state, and in sealed.json the position and the sha256 of each file.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed import comm
+from safetensors.torch import load_file, save_file
+
+from pipeline.errors import StepFailed
+from pipeline.strict import StrictModel
+
+SEAL_FILE = "sealed.json"
+KEEP_LAST = 2
+_TAG = "deepspeed"
+_log = logging.getLogger(__name__)
+
+
+class Position(StrictModel):
+    """How far a run is."""
+
+    step: int = 0
+    """Steps done."""
+    num_tokens: int = 0
+    """Tokens seen, without padding."""
+    seconds: float = 0.0
+    """Time spent in steps."""
+    validation_loss_start: float | None = None
+
+
+class Seal(StrictModel):
+    """What sealed.json says."""
+
+    position: Position
+    num_processes: int
+    zero_stage: int
+    sha256: dict[str, str]
+
+
+def save(engine: Any, position: Position, root: Path) -> None:
+    """Save and seal where the run is, and drop all but the newest `KEEP_LAST`. Every process must call it."""
+    final = root / f"step-{position.step:08d}"
+    partial = final.with_name(f"{final.name}.partial")
+    if comm.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # a broken one of the same step
+        partial.mkdir(parents=True)
+    comm.barrier()
+    engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False, exclude_frozen_parameters=True)
+    save_file(_random_state(), partial / f"random-{comm.get_rank()}.safetensors")
+    comm.barrier()
+    if comm.get_rank() == 0:
+        _seal(partial, final, position, comm.get_world_size(), engine.zero_optimization_stage())
+        for old in _sealed(root)[KEEP_LAST:]:
+            shutil.rmtree(old)
+    comm.barrier()
+
+
+def resume(engine: Any, root: Path) -> Position:
+    """Load the newest sealed checkpoint and return its position; the start if there is none.
+
+    Raises StepFailed if it was made by another number of processes, since their parts of the optimizer do not fit.
+    """
+    found = newest(root)
+    if found is None:
+        return Position()
+    folder, seal = found
+    if seal.num_processes != comm.get_world_size():
+        raise StepFailed(
+            f"{folder}: this checkpoint is of {seal.num_processes} processes, found {comm.get_world_size()}; set "
+            f"resources.num_processes to {seal.num_processes}, or delete {root} to start over"
+        )
+    engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+    _restore_random_state(load_file(folder / f"random-{comm.get_rank()}.safetensors"))
+    return seal.position
+
+
+def newest(root: Path) -> tuple[Path, Seal] | None:
+    """The newest checkpoint whose files are what was sealed; broken ones are named in a warning."""
+    for folder in _sealed(root):
+        seal = Seal.model_validate_json((folder / SEAL_FILE).read_text())
+        broken = [name for name, digest in seal.sha256.items() if _sha256(folder / name) != digest]
+        if not broken:
+            return folder, seal
+        _log.warning("%s: ignored, %s is not what was sealed; going on from an older one", folder, ", ".join(broken))
+    return None
+
+
+def _sealed(root: Path) -> list[Path]:
+    return sorted((file.parent for file in root.glob(f"step-*[0-9]/{SEAL_FILE}")), reverse=True)
+
+
+def _seal(partial: Path, final: Path, position: Position, num_processes: int, zero_stage: int) -> None:
+    files = sorted(file for file in partial.rglob("*") if file.is_file())
+    for file in files:
+        _flush_to_disk(file)
+    digests = {str(file.relative_to(partial)): _sha256(file) for file in files}
+    seal = Seal(position=position, num_processes=num_processes, zero_stage=zero_stage, sha256=digests)
+    (partial / SEAL_FILE).write_text(json.dumps(seal.model_dump(), indent=1))
+    _flush_to_disk(partial / SEAL_FILE)
+    partial.rename(final)
+    _flush_to_disk(final.parent)
+
+
+def _sha256(file: Path) -> str | None:
+    if not file.exists():
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
+
+
+def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

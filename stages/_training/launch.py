@@ -1,0 +1,92 @@
+"""Start one training process per device, wait for them, and turn what they leave behind into the step's ending."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import StepFailed, Stopped
+from pipeline.guard import guarded
+from pipeline.stage import Resources, Workspace
+from stages._training import layout
+from stages._training.spec import FAILURE_FILE, RESULT_FILE, SPEC_FILE, STOP_FILE, TrainSpec
+
+if TYPE_CHECKING:
+    from stages.train import Config, Inputs
+
+STOP_SECONDS = 600
+"""How long the workers may take to finish their step and save it when asked to stop."""
+
+
+def train(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
+    """Run the workers to their end; the step's metrics. Raises StepFailed with what a worker reported, or Stopped."""
+    spec = make_spec(config, inputs, out, resources)
+    for name in (RESULT_FILE, FAILURE_FILE, STOP_FILE):
+        (out / name).unlink(missing_ok=True)
+    (out / SPEC_FILE).write_text(spec.model_dump_json())
+    code = _wait(command(out / SPEC_FILE, layout.num_processes(resources)), environment(spec), out)
+    if (out / FAILURE_FILE).exists():
+        raise StepFailed(json.loads((out / FAILURE_FILE).read_text())["message"])
+    if code != 0 or not (out / RESULT_FILE).exists():
+        raise StepFailed(f"train: a training process ended with code {code}; its last lines are in the log")
+    return dict(json.loads((out / RESULT_FILE).read_text()))
+
+
+def make_spec(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> TrainSpec:
+    """Everything the workers need to know."""
+    shared = layout.layout(config, layout.num_processes(resources))
+    report = json.loads((inputs.adapter / "init_report.json").read_text())
+    return TrainSpec(
+        config=config,
+        model_dir=inputs.model.path.absolute(),
+        tokens_dir=inputs.tokens.path.absolute(),
+        adapter_dir=inputs.adapter.path.absolute(),
+        out_dir=out.path.absolute(),
+        device=layout.device(resources),
+        num_threads=layout.num_threads(resources),
+        accumulation=shared.accumulation,
+        per_device_batch_size=shared.per_device_batch_size,
+        subtracts_start=report["subtracts_start"],
+    )
+
+
+def command(spec_file: Path, num_processes: int) -> list[str]:
+    """PyTorch's launcher for one node, on a free port of the loopback interface."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_processes}", "--nnodes=1"]
+    rendezvous = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1", "--max-restarts=0"]
+    return guarded([*launcher, *rendezvous, "-m", "stages._training.worker", str(spec_file)])
+
+
+def environment(spec: TrainSpec) -> dict[str, str]:
+    """This process's environment with what the workers need: threads, no network, the project on the path."""
+    project = str(Path(__file__).parents[2])
+    paths = [project, *filter(None, [os.environ.get("PYTHONPATH")])]
+    ours = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": str(spec.num_threads),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if spec.device == "cpu":
+        ours |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
+    return {**os.environ, **ours}
+
+
+def _wait(arguments: list[str], environ: dict[str, str], out: Workspace) -> int:
+    """The exit code. On Stopped the workers get to save where they are; on any other way out they are killed."""
+    process = subprocess.Popen(arguments, env=environ)
+    try:
+        return process.wait()
+    except Stopped:
+        (out / STOP_FILE).touch()
+        process.wait(timeout=STOP_SECONDS)
+        raise
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.terminate()  # the guard kills its whole tree at the second time
+            process.wait()

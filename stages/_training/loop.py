@@ -1,0 +1,211 @@
+"""The loop of one training process: steps, validation, metrics, checkpoints, and an ordered stop."""
+
+import json
+import math
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from deepspeed import comm
+
+from pipeline.errors import StepFailed
+from stages._peft.config import CONFIG_FILE
+from stages._training import checkpoints, engine as engines
+from stages._training.batches import Order, TokenFile, share
+from stages._training.checkpoints import Position
+from stages._training.objective import Objective
+from stages._training.schedule import learning_rate_factor
+from stages._training.spec import CHECKPOINTS_DIR, METRICS_FILE, RESULT_FILE, STOP_FILE, TrainSpec
+
+CHECKPOINT_SECONDS = 60.0
+"""At most this much work is lost, unless the recipe counts checkpoints in steps."""
+
+
+class Loop:
+    """One training run as one process lives it."""
+
+    def __init__(self, spec: TrainSpec) -> None:
+        self.spec = spec
+        self.config = spec.config
+        self.out = spec.out
+        self.is_first = comm.get_rank() == 0
+        self.train = TokenFile(spec.tokens_dir / "train.safetensors")
+        self.order = Order(
+            self.train.lengths, self.config.global_batch_size, self.config.seed, self.config.group_by_length
+        )
+        self.num_steps = self.config.num_epochs * self.order.steps_per_epoch
+        if self.config.max_steps is not None:
+            self.num_steps = min(self.num_steps, self.config.max_steps)
+        self.engine = engines.build(spec)
+        self.objective = Objective(self.engine.module)
+        self.checkpoints_dir = self.out / CHECKPOINTS_DIR
+        self.saved_at = time.monotonic()
+        self.asked_to_stop = False
+
+    def run(self) -> None:
+        """Train to the end, or until asked to stop; then there is a checkpoint and no result."""
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, self._ask_to_stop)
+        position = checkpoints.resume(self.engine, self.checkpoints_dir)
+        if position.validation_loss_start is None:
+            position = position.model_copy(update={"validation_loss_start": self.validation_loss()})
+        self._keep_metrics(position.step)
+        while position.step < self.num_steps:
+            position = self.step(position)
+            save, stop = self._agree(position)
+            if save or stop:
+                checkpoints.save(self.engine, position, self.checkpoints_dir)
+                self.saved_at = time.monotonic()
+            if stop:
+                return
+        self._finish(position)
+
+    def step(self, position: Position) -> Position:
+        """One step of the optimizer over one global batch. Raises StepFailed if the loss is not finite."""
+        began = time.perf_counter()
+        rows = self.order.rows(position.step)
+        rate = self.config.learning_rate * learning_rate_factor(
+            position.step, self.num_steps, self.config.warmup_ratio, self.config.schedule
+        )
+        engines.set_learning_rate(self.engine, rate)
+        loss = self._accumulate(rows, position.step)
+        seconds = time.perf_counter() - began
+        num_tokens = int(self.train.lengths[rows].sum())
+        after = position.model_copy(
+            update={
+                "step": position.step + 1,
+                "num_tokens": position.num_tokens + num_tokens,
+                "seconds": position.seconds + seconds,
+            }
+        )
+        self._record(after, loss, rate, num_tokens / seconds, seconds)
+        return after
+
+    def _accumulate(self, rows: np.ndarray, step: int) -> float:
+        """Forward and backward over this process's share, then the step; the loss over all processes.
+
+        Every token weighs the same wherever it lies: each pass is divided by the targets of the whole global batch, and
+        multiplied by the number of processes because DeepSpeed averages gradients over them.
+        """
+        num_targets = max(1, self.train.num_targets(rows))
+        world = comm.get_world_size()
+        total = torch.zeros((), dtype=torch.float64)
+        passes = list(share(rows, self.train.lengths, self.spec.per_device_batch_size, comm.get_rank(), world))
+        self.engine.train()
+        for number, own_rows in enumerate(passes):
+            loss = self.objective.summed_loss(self.engine, self.train.batch(own_rows)) / num_targets
+            total += loss.detach().double().cpu()
+            self.engine.backward(loss * world, scale_wrt_gas=False)
+            if number + 1 == len(passes):
+                self._require_finite(total, rows, step)
+            self.engine.step()
+        return float(total)
+
+    def _require_finite(self, loss: torch.Tensor, rows: np.ndarray, step: int) -> None:
+        """Sum the loss over all processes, in place."""
+        _sum_over_processes(loss, self.engine.device)
+        if not math.isfinite(float(loss)):
+            newest = checkpoints.newest(self.checkpoints_dir)
+            kept = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
+            raise StepFailed(
+                f"train: the loss of step {step + 1} is {float(loss)} on samples {rows.tolist()}; {kept}; "
+                f"use a lower learning_rate (got {self.config.learning_rate}) or look at these samples"
+            )
+
+    @torch.no_grad()
+    def validation_loss(self) -> float | None:
+        """Nats per target over the validation split; None if there is no such split."""
+        file = self.spec.tokens_dir / "validation.safetensors"
+        if not file.exists():
+            return None
+        tokens = TokenFile(file)
+        rows = np.arange(len(tokens))
+        self.engine.eval()
+        total = torch.zeros((), dtype=torch.float64)
+        size = self.spec.per_device_batch_size
+        for own_rows in share(rows, tokens.lengths, size, comm.get_rank(), comm.get_world_size()):
+            batch = tokens.batch(own_rows if len(own_rows) else rows[:1])  # ZeRO-3 needs all to go through the model
+            loss = self.objective.summed_loss(self.engine, batch)
+            total += loss.double().cpu() if len(own_rows) else 0.0
+        _sum_over_processes(total, self.engine.device)
+        return float(total) / max(1, tokens.num_targets(rows))
+
+    def _agree(self, position: Position) -> tuple[bool, bool]:
+        """(save now, stop now), the same on all processes: true for all when it is for one."""
+        every = self.config.checkpoint_every_steps
+        due = position.step % every == 0 if every else time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        stop = self.asked_to_stop or (self.is_first and (self.out / STOP_FILE).exists())
+        votes = torch.tensor([float(due and position.step < self.num_steps), float(stop)], dtype=torch.float64)
+        _sum_over_processes(votes, self.engine.device)
+        return bool(votes[0]), bool(votes[1])
+
+    def _ask_to_stop(self, _number: int, _frame: object) -> None:
+        self.asked_to_stop = True
+
+    def _keep_metrics(self, num_steps: int) -> None:
+        """Forget what an earlier attempt recorded after its last checkpoint."""
+        file = self.out / METRICS_FILE
+        if self.is_first:
+            lines = file.read_text().splitlines(keepends=True)[:num_steps] if file.exists() else []
+            file.write_text("".join(lines))
+
+    def _record(self, position: Position, loss: float, rate: float, tokens_per_second: float, seconds: float) -> None:
+        if not self.is_first:
+            return
+        norm = engines.gradient_norm(self.engine)
+        metrics = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens_per_second": tokens_per_second}
+        with (self.out / METRICS_FILE).open("a") as stream:
+            stream.write(json.dumps({"step": position.step, **metrics, "seconds": seconds}) + "\n")
+        self.out.progress(
+            position.step, self.num_steps, loss=loss, tokens_per_second=position.num_tokens / position.seconds
+        )
+
+    def _finish(self, position: Position) -> None:
+        validation_loss = self.validation_loss()
+        engines.save_adapter(self.engine, self.out.path)
+        memory = torch.tensor(float(_peak_memory_bytes(self.spec.device)), dtype=torch.float64)
+        _sum_over_processes(memory, self.engine.device)
+        if not self.is_first:
+            return
+        shutil.copyfile(self.spec.adapter_dir / CONFIG_FILE, self.out / CONFIG_FILE)
+        shutil.copyfile(self.spec.tokens_dir / "template.json", self.out / "template.json")
+        losses = [json.loads(line)["loss"] for line in (self.out / METRICS_FILE).read_text().splitlines()]
+        trained = [parameter for parameter in self.engine.module.parameters() if parameter.requires_grad]
+        result = {
+            "num_steps": self.num_steps,
+            "train_loss_first": losses[0],
+            "train_loss_last": losses[-1],
+            "validation_loss_start": position.validation_loss_start,
+            "validation_loss_end": validation_loss,
+            "tokens_per_second": position.num_tokens / position.seconds,
+            "num_tokens": position.num_tokens,
+            "num_processes": comm.get_world_size(),
+            "peak_memory_bytes": int(memory),
+            "trainable_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained),
+        }
+        _write_whole(self.out / RESULT_FILE, json.dumps(result))
+
+
+def _sum_over_processes(value: torch.Tensor, device: torch.device) -> None:
+    """Sum a CPU tensor over all processes, in place."""
+    there = value.to(device)
+    comm.all_reduce(there)
+    value.copy_(there)
+
+
+def _peak_memory_bytes(device: str) -> int:
+    """Of this process: resident memory on a CPU, allocated device memory on a GPU."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _write_whole(file: Path, text: str) -> None:
+    temporary = file.with_name(f"{file.name}.partial")
+    temporary.write_text(text)
+    temporary.replace(file)

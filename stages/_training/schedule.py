@@ -1,0 +1,18 @@
+"""The learning rate of every step, as a function of the step alone: nothing to save, nothing to restore."""
+
+import math
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup_ratio: float, schedule: str) -> float:
+    """What the peak rate is multiplied by at step 0, 1, ..., num_steps - 1.
+
+    It rises linearly over the first ceil(warmup_ratio * num_steps) steps, then falls to zero just after the last one
+    (`cosine`, `linear`) or stays (`constant`).
+    """
+    num_warmup = math.ceil(warmup_ratio * num_steps)
+    if step < num_warmup:
+        return (step + 1) / (num_warmup + 1)
+    progress = (step - num_warmup) / max(1, num_steps - num_warmup)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if schedule == "linear" else 1.0

@@ -1,0 +1,93 @@
+"""Write a source as a model folder in one dtype, one shard in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import UserError
+from pipeline.stage import Workspace
+from stages._weights.index import INDEX_FILE, shard_files
+from stages._weights.sources import gguf_file
+from stages._weights.writing import ShardWriter
+
+if TYPE_CHECKING:
+    from stages.prepare_model import Config, Gguf, Hub, Source
+
+_WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+_WEIGHTS = ["*.safetensors", INDEX_FILE]
+
+
+def write_model(config: Config, out: Workspace) -> dict[str, Any]:
+    """Write the model `config` names into `out`; its metrics."""
+    dtype = getattr(torch, config.dtype)
+    writer = ShardWriter(out.path)
+    for count, (name, tensor) in enumerate(_tensors(config.source, out.path), start=1):
+        writer.add(name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        out.progress(count)
+    writer.close()
+    _state_dtype(out.path, config.dtype)
+    _check_size(config, writer.num_parameters)
+    return {"num_parameters": writer.num_parameters, "bytes": writer.num_bytes, "dtype": config.dtype}
+
+
+def _tensors(source: Source, target: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    if source.kind == "gguf":
+        return _from_gguf(source, target)
+    return _from_folder(_download(source) if source.kind == "hub" else source.path, target)
+
+
+def _from_folder(folder: Path, target: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    _copy_small_files(folder, target)
+    for shard in shard_files(folder):
+        yield from load_file(shard).items()
+
+
+def _download(source: Hub) -> Path:
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(
+        source.name, revision=source.revision, allow_patterns=_WANTED, ignore_patterns=["original/*", "onnx/*"]
+    )
+    return Path(folder)
+
+
+def _copy_small_files(folder: Path, target: Path) -> None:
+    """Configuration and tokenizer: everything wanted except the weights."""
+    for pattern in _WANTED:
+        for file in folder.glob(pattern):
+            if not any(file.match(pattern) for pattern in _WEIGHTS):
+                shutil.copyfile(file, target / file.name)
+
+
+def _from_gguf(source: Gguf, target: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the package
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    file = gguf_file(source)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(target)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    del model.config.quantization_config  # what is written is no longer quantised
+    model.config.save_pretrained(target)
+    model.generation_config.save_pretrained(target)
+    tied = set(model.all_tied_weights_keys)
+    yield from ((name, tensor) for name, tensor in model.state_dict().items() if name not in tied)
+
+
+def _state_dtype(model_dir: Path, dtype: str) -> None:
+    file = model_dir / "config.json"
+    values = json.loads(file.read_text())
+    values.pop("torch_dtype", None)  # the name that older versions wrote
+    file.write_text(json.dumps({**values, "dtype": dtype}, indent=2, sort_keys=True) + "\n")
+
+
+def _check_size(config: Config, found: int) -> None:
+    if config.num_parameters and abs(found - config.num_parameters) > 0.01 * config.num_parameters:
+        raise UserError(f"model.num_parameters: got {config.num_parameters}, found {found}; correct it or leave it out")

@@ -1,0 +1,66 @@
+"""Start an adapter: its factors for every targeted matrix. Reads a model's shards, writes a PEFT adapter.
+
+Nystrom methods read r rows and r columns of each matrix straight from the files; no model is built, except to measure
+the loss of the start when `probe` is on. Writes adapter_config.json, adapter_model.safetensors, init_report.json.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
+from pipeline.stage import Resources, Workspace
+from pipeline.strict import StrictModel
+from stages.adapters import AnyAdapter
+
+VERSION = 1
+
+
+class Config(StrictModel):
+    """Which adapter, and how its start is judged."""
+
+    adapter: AnyAdapter
+    seed: int = 0
+    probe: bool = True
+    """Measure the size of each initial update and the loss on a few texts before and after; this loads the model."""
+    max_start_loss_increase: Annotated[float, Field(gt=0)] = 1.0
+    """In nats a token: a start that loses more than this fails the step (half of the model's knowledge of a text)."""
+    accept_start: bool = False
+    """Go on with such a start all the same, as the paper's own code does."""
+
+
+class Inputs(StrictModel):
+    """What it starts from."""
+
+    model: Artifact
+
+
+def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
+    """Rank and targets against the model's matrices, when the model is there."""
+    from stages._weights import index
+
+    if "model" not in known:
+        return []
+    return target_problems(
+        config, {name: stored.shape for name, stored in index.stored_tensors(known["model"].path).items()}
+    )
+
+
+def target_problems(config: Config, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """The same for tensor shapes known in another way (see `stages._weights.sources.shapes`)."""
+    from stages._weights import targets
+
+    return targets.problems(shapes, config.adapter.targets, config.adapter.rank)
+
+
+def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
+    """Start, write and judge the adapter. Raises UserError for targets or ranks that do not fit, StepFailed for a start
+    that costs more than `max_start_loss_increase`.
+    """
+    problems = preflight(config, resources, {"model": inputs.model})
+    if problems:
+        raise UserError(*problems)
+    from stages._adaptation import start
+
+    return start.write_adapter(config, inputs.model.path, out, resources)

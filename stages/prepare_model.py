@@ -1,0 +1,72 @@
+"""Bring a model into one form: the hub's layout with safetensors weights in one dtype. Reads a source, writes a model.
+
+Writes config.json, generation_config.json, the tokenizer's files, and model.safetensors (or shards and their index).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from pipeline.artifact import Artifact
+from pipeline.stage import Resources, Workspace
+from pipeline.strict import LocalPath, StrictModel
+
+VERSION = 1
+
+
+class Hub(StrictModel):
+    """A model on the Hugging Face hub at one commit. HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN are respected."""
+
+    kind: Literal["hub"]
+    name: str
+    revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+    """The full commit hash: a branch or tag could change under a cached result."""
+
+
+class Local(StrictModel):
+    """A folder in the hub's layout with safetensors weights."""
+
+    kind: Literal["local"]
+    path: LocalPath
+
+
+class Gguf(StrictModel):
+    """A GGUF file inside an installed Python package; it is de-quantised."""
+
+    kind: Literal["gguf"]
+    package: str
+    version: str
+    file: str = "*.gguf"
+    """A glob inside the package's folder that matches exactly one file."""
+
+
+Source = Annotated[Hub | Local | Gguf, Field(discriminator="kind")]
+
+
+class Config(StrictModel):
+    """Which model, in which dtype."""
+
+    source: Source
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    num_parameters: Annotated[int, Field(gt=0)] | None = None
+    """Stated so that memory and disk can be judged before the model can be reached; checked when it is there."""
+
+
+class Inputs(StrictModel):
+    """None: this is where a model enters."""
+
+
+def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
+    """Whether the source can be reached and the disk can hold the model."""
+    from stages._weights import sources
+
+    store = resources.store_dir or Path.cwd()
+    return sources.problems(config.source) + sources.disk_problems(config, store)
+
+
+def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
+    """Fetch, convert, write. Raises UserError for a source without safetensors or of another size than stated."""
+    from stages._weights import convert
+
+    return convert.write_model(config, out)

@@ -1,0 +1,77 @@
+"""Train adapter factors with DeepSpeed. Reads a model, tokens and a started adapter; writes the trained adapter.
+
+Writes adapter_config.json, adapter_model.safetensors, template.json and metrics.jsonl. The work is done by processes of
+their own (`stages._training.worker`), one per GPU or two on a CPU; a rerun goes on from the newest sealed checkpoint.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
+from pipeline.stage import Resources, Workspace
+from pipeline.strict import StrictModel
+
+VERSION = 1
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Config(StrictModel):
+    """How to train. The defaults are the paper's (section 4) where it states them."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """The share of steps in which the learning rate rises from zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Clip the gradient to this norm; null leaves it."""
+    global_batch_size: Positive = 4
+    """Samples per step over all processes."""
+    per_device_batch_size: Positive | None = None
+    """Samples per forward pass of one process; gradients are accumulated over the rest. By default its whole share."""
+    num_epochs: Positive = 1
+    max_steps: Positive | None = None
+    """Stop after this many steps, whatever `num_epochs` says."""
+    group_by_length: bool = False
+    """Put samples of similar length into one batch: less padding, a slightly less random order."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen base and of the computation; the optimizer always works in float32."""
+    checkpoint_every_steps: Positive | None = None
+    """By default once a minute."""
+    seed: int = 0
+
+
+class Inputs(StrictModel):
+    """What it trains, on what, from where."""
+
+    model: Artifact
+    tokens: Artifact
+    adapter: Artifact
+
+
+def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
+    """Batch arithmetic, and memory and disk for the model where its size is known."""
+    from stages._training import layout, requirements
+
+    num_processes = layout.num_processes(resources)
+    lines = layout.problems(config, num_processes)
+    if "model" in known:
+        lines += requirements.problems(config, resources, num_processes, known["model"].path, known.get("adapter"))
+    return lines
+
+
+def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
+    """Train to the end. Raises UserError for batch sizes that do not divide, StepFailed when training fails, Stopped."""
+    from stages._training import launch, layout
+
+    problems = layout.problems(config, layout.num_processes(resources))
+    if problems:
+        raise UserError(*problems)
+    return launch.train(config, inputs, out, resources)
