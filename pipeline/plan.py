@@ -1,7 +1,7 @@
 """The plan of a recipe: its steps in an order of execution, equal work once, each with its state in the store."""
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Plan:
     steps: list[Step]
     aliases: dict[str, Step] = field(default_factory=dict)
     """Names of steps whose work another step already does."""
+    recipe: Any = None
+    """The typed recipe it was made from."""
 
     def find(self, name: str) -> Step:
         """The step of that name. Raises UserError with the known names."""
@@ -70,7 +72,7 @@ class Plan:
 
 
 def workflow() -> Any:
-    """The module that turns a recipe into steps: its `Recipe` type and `steps(recipe)`."""
+    """The module that turns a recipe into steps: its type `Recipe`, `steps(recipe)` and `problems(recipe)`."""
     return importlib.import_module(f"{stages_package()}.workflow")
 
 
@@ -78,7 +80,7 @@ def load(path: Path, overrides: list[str]) -> Plan:
     """Read a recipe and plan it. Raises UserError for whatever is wrong with it."""
     module = workflow()
     recipe = recipes.load(path, module.Recipe, overrides)
-    return arrange(recipe.name, module.steps(recipe))
+    return replace(arrange(recipe.name, module.steps(recipe)), recipe=recipe)
 
 
 def arrange(name: str, steps: list[Step]) -> Plan:

@@ -4,15 +4,15 @@ import os
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.plan import sealed_inputs
+from pipeline.plan import Plan, sealed_inputs, workflow
 from pipeline.stage import load_stage
 from pipeline.step import Step, Work
 from pipeline.store import Store
 
 
-def check(pending: list[Step], store: Store) -> None:
-    """Ask every stage and service of `pending` for problems. Raises UserError with all of them, each once."""
-    problems = _store_problems(store.root)
+def check(plan: Plan, pending: list[Step], store: Store) -> None:
+    """Ask the workflow, and every stage and service of `pending`, for problems. Raises UserError with all of them."""
+    problems = _store_problems(store.root) + [f"{plan.name}: {problem}" for problem in workflow().problems(plan.recipe)]
     asked: set[str] = set()
     for step in pending:
         for work in filter(None, (step, step.service)):

@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.dry_run:
         print(f"would do {len(pending)} of {len(chosen)} steps: {', '.join(step.name for step in pending)}")
-    _preflight(pending, store)
+    _preflight(plan, pending, store)
     if arguments.dry_run:
         return 0
     record = history.read(store, arguments.recipe).model_copy(update={"overrides": arguments.overrides})
@@ -55,10 +55,10 @@ def _choose(plan: "Plan", arguments: argparse.Namespace) -> "list[Step]":
     return plan.steps
 
 
-def _preflight(pending: "list[Step]", store: "Store") -> None:
+def _preflight(plan: "Plan", pending: "list[Step]", store: "Store") -> None:
     from pipeline.preflight import check
 
-    check(pending, store)
+    check(plan, pending, store)
 
 
 def _discard(forced: "list[Step]", store: "Store") -> None:
