@@ -4,6 +4,7 @@ The commit's files are downloaded as a snapshot and read from there. `datasets.l
 without network, take the latest version it finds in its cache, whatever revision was asked for.
 """
 
+import json
 import os
 import threading
 import urllib.error
@@ -35,15 +36,20 @@ def problem(name: str, revision: str) -> str | None:
 
 
 def cached_snapshot(name: str, revision: str) -> Path | None:
-    """The folder of this commit in the hub's local cache, if it is there and no download of it was cut off."""
+    """The folder of this commit in the hub's local cache, if all files of the commit are there.
+
+    huggingface_hub writes the list of files to `trees/<commit>.json` before it downloads them.
+    """
     repository = _cache_dir() / f"datasets--{name.replace('/', '--')}"
-    snapshot = repository / "snapshots" / revision
-    cut_off = any(repository.glob("blobs/*.incomplete"))
-    return snapshot if snapshot.is_dir() and not cut_off else None
+    snapshot, tree = repository / "snapshots" / revision, repository / "trees" / f"{revision}.json"
+    if not snapshot.is_dir() or not tree.is_file():
+        return None
+    expected = json.loads(tree.read_text())["files"]
+    return snapshot if all((snapshot / file).exists() for file in expected) else None
 
 
 def rows(name: str, revision: str, config_name: str | None, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of a split, or of a slice such as "train[:1000]", in the hub's order. Raises UserError for an unknown one."""
+    """Rows of a split or a slice such as "train[:1000]", in the hub's order. Raises UserError if unknown."""
     from datasets import load_dataset
     from huggingface_hub import snapshot_download
 

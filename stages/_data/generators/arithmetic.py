@@ -1,7 +1,7 @@
 """Arithmetic word problems with GSM8K's fields and closing line, from templates written for this project.
 
 A row is {"question": "...", "answer": "3 + 4 = 7 apples.\\n7 - 2 = 5 apples are left.\\n#### 5"}. All numbers are
-whole, nothing goes below 2, divisions are exact. Pure Python and seeded: the same options give the same rows everywhere.
+whole, nothing goes below 2, divisions are exact. Pure Python and seeded: equal options give equal rows everywhere.
 """
 
 import random

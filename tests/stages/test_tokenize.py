@@ -1,0 +1,276 @@
+"""Tokenising: what is learnt, what generation will see, and what is refused. The tokenizers are built on the spot."""
+
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from pipeline.errors import UserError
+from pipeline.stage import Resources, Workspace
+from stages import tokenize
+from stages._data.template import Template, render
+from tests.stages.conftest import artifact
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA2 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
+)
+ROWS = [
+    {"question": "What is 1 + 2?", "answer": "1 + 2 = 3 apples.\n#### 3"},
+    {"question": "Grüße, 世界?", "answer": "  naïve 🙂\n"},
+]
+COLUMNS = {"kind": "prompt_response", "prompt": "question", "response": "answer"}
+
+
+def write_byte_tokenizer(folder: Path, adds_bos: bool = False, chat_template: str | None = CHATML) -> Tokenizer:
+    """One token per byte, as in GPT-2 without merges, and the special tokens of ChatML."""
+    special = ["<|im_start|>", "<|im_end|>", "<s>", "</s>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    if adds_bos:
+        bos = ("<s>", tokenizer.token_to_id("<s>"))
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
+    return write_tokenizer(folder, tokenizer, chat_template)
+
+
+def write_sentencepiece_tokenizer(folder: Path) -> Tokenizer:
+    """Puts a space before every text, as Llama 2's tokenizer does."""
+    letters = {chr(i): i for i in range(32, 127)} | {"▁": 200, "\n": 201, "<unk>": 202}
+    tokenizer = Tokenizer(models.BPE(letters, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    bos = ("<s>", tokenizer.token_to_id("<s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
+    return write_tokenizer(folder, tokenizer, LLAMA2)
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, chat_template: str | None) -> Tokenizer:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    config |= {"chat_template": chat_template} if chat_template else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return tokenizer
+
+
+def write_rows(folder: Path, rows: list, split: str = "train") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def configured(template: dict, max_length: int = 500, format: dict = COLUMNS, **more) -> tokenize.Config:
+    record = {"format": format, "template": template, "max_length": max_length, **more}
+    return tokenize.Config.model_validate_json(json.dumps(record))
+
+
+@pytest.fixture
+def run(tmp_path, workspace):
+    """Tokenise rows with a template; the metrics, and the artifact in `workspace`."""
+    write_byte_tokenizer(tmp_path / "model")
+
+    def tokenised(template, rows=ROWS, **more):
+        inputs = tokenize.Inputs(
+            model=artifact(tmp_path / "model", "prepare_model"),
+            data=artifact(write_rows(tmp_path / "data", rows), "prepare_data"),
+        )
+        return tokenize.run(configured(template, **more), inputs, workspace, Resources())
+
+    return tokenised
+
+
+def samples(out: Workspace, split: str = "train") -> list[tuple[list[int], list[int]]]:
+    """(all ids, learnt ids) of each sample."""
+    tensors = load_file(out / f"{split}.safetensors")
+    assert [tensors[name].dtype for name in ("input_ids", "loss_mask", "offsets")] == ["int32", "uint8", "int64"]
+    bounds = zip(tensors["offsets"][:-1], tensors["offsets"][1:], strict=True)
+    parts = [(tensors["input_ids"][a:b], tensors["loss_mask"][a:b]) for a, b in bounds]
+    return [(ids.tolist(), ids[mask == 1].tolist()) for ids, mask in parts]
+
+
+@pytest.mark.parametrize("template", [{"kind": "chat"}, {"kind": "paper"}, {"kind": "jinja", "text": CHATML}])
+def test_the_response_and_its_end_are_learnt_and_generation_sees_the_same_prompt(run, workspace, tmp_path, template):
+    run(template)
+    saved = Template.load(workspace.path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
+    for row, (ids, learnt) in zip(ROWS, samples(workspace), strict=True):
+        assert tokenizer.decode(learnt, skip_special_tokens=False) == row["answer"] + saved.answer_suffix
+        assert learnt[-1] == saved.stop_token_ids[0]
+        assert ids == saved.encode_prompt(tokenizer, [{"role": "user", "content": row["question"]}]) + learnt
+
+
+def test_chat_prompts_are_those_of_transformers(run, workspace, tmp_path):
+    from transformers import AutoTokenizer
+
+    run({"kind": "chat"})
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "?"},
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert Template.load(workspace.path).encode_prompt(tokenizer, messages) == expected
+
+
+def test_the_paper_prompt():
+    from stages._data.prompts import PAPER
+
+    start = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    first = {"role": "user", "content": "Add 1 and 2."}
+    assert render(PAPER, [first], "<s>", "</s>") == f"{start}\n\n### Instruction:\nAdd 1 and 2.\n\n### Response:"
+    turns = [first, {"role": "assistant", "content": "3"}, {"role": "user", "content": "And 4?"}]
+    expected = (
+        f"{start}\n\n### Instruction:\nAdd 1 and 2.\n\n### Response:3</s>\n\n### Instruction:\nAnd 4?\n\n### Response:"
+    )
+    assert render(PAPER, turns, "<s>", "</s>") == expected
+
+
+@pytest.mark.parametrize("kind", ["chat", "paper"])
+def test_exactly_one_bos(run, workspace, tmp_path, kind):
+    tokenizer = write_byte_tokenizer(tmp_path / "model", adds_bos=True, chat_template="{{ bos_token }}" + CHATML)
+    run({"kind": kind})
+    assert Template.load(workspace.path).add_bos == (kind == "paper")
+    for ids, _ in samples(workspace):
+        assert ids[0] == tokenizer.token_to_id("<s>") and ids.count(ids[0]) == 1
+
+
+def test_a_space_that_the_tokenizer_adds_itself_is_not_doubled(run, workspace, tmp_path):
+    tokenizer = write_sentencepiece_tokenizer(tmp_path / "model")
+    run({"kind": "chat"}, rows=[{"question": "Hi", "answer": "Yes"}])
+    [(ids, learnt)] = samples(workspace)
+    assert [tokenizer.id_to_token(i) for i in learnt] == ["▁", "Y", "e", "s", "▁", "</s>"]
+    assert [tokenizer.id_to_token(i) for i in ids].count("<s>") == 1
+
+
+def test_cut_and_dropped_samples_are_counted(run, workspace, tmp_path):
+    rows = [
+        {"question": "q", "answer": "a" * 50},
+        {"question": "q" * 90, "answer": "a"},
+        {"question": "q", "answer": "a"},
+    ]
+    metrics = run({"kind": "chat"}, rows=rows, max_length=60)
+    assert (metrics["num_samples"], metrics["num_truncated"], metrics["num_dropped"]) == (2, 1, 1)
+    (cut, learnt), (whole, _) = samples(workspace)
+    assert len(cut) == 60 and len(whole) < 60 and 1 <= len(learnt) < 50
+    assert metrics["num_trained_tokens"] == len(learnt) + 2
+    assert metrics["length_max"] == 60 and metrics["num_tokens"] == 60 + len(whole)
+
+
+def test_nothing_left(run):
+    with pytest.raises(UserError, match="no sample is left of 2 rows; raise max_length"):
+        run({"kind": "chat"}, max_length=5)
+
+
+def test_examples_show_what_is_learnt(run, workspace):
+    run({"kind": "chat"})
+    text = (workspace / "examples.txt").read_text()
+    assert "What is 1 + 2?<|im_end|>\n<|im_start|>assistant\n⟦1 + 2 = 3 apples.\n#### 3<|im_end|>⟧" in text
+
+
+def test_a_wrong_column_lists_the_columns(run, tmp_path):
+    wrong = {"kind": "prompt_response", "prompt": "query", "response": "answer"}
+    message = "format: train.jsonl has no column 'query'; it has 'question', 'answer'"
+    with pytest.raises(UserError, match=message):
+        run({"kind": "chat"}, format=wrong)
+    data = artifact(tmp_path / "data", "prepare_data")
+    assert tokenize.preflight(configured({"kind": "chat"}, format=wrong), Resources(), {"data": data}) == [message]
+
+
+def test_fields_that_are_no_text_are_named(run):
+    rows = [*ROWS, {"question": 7, "answer": "x"}, {"question": "x", "answer": " "}, {"question": "x"}]
+    with pytest.raises(UserError) as caught:
+        run({"kind": "chat"}, rows=rows)
+    assert caught.value.problems == (
+        "train.jsonl: row 3: field 'question': found int 7, expected text",
+        "train.jsonl: row 4: field 'answer': found nothing, expected text (on_empty: drop leaves such rows out)",
+        "train.jsonl: row 5: field 'answer': found no such field, expected text",
+    )
+
+
+def test_empty_fields_are_dropped_on_request(run):
+    metrics = run({"kind": "chat"}, rows=[*ROWS, {"question": "x", "answer": ""}], on_empty="drop")
+    assert (metrics["num_rows"], metrics["num_empty"], metrics["num_samples"]) == (3, 1, 2)
+
+
+def test_many_wrong_rows_are_not_all_listed(run):
+    with pytest.raises(UserError) as caught:
+        run({"kind": "chat"}, rows=[ROWS[0], *[{"question": 1, "answer": "x"}] * 50])
+    assert len(caught.value.problems) == 11 and caught.value.problems[-1] == "train.jsonl: and 40 more"
+
+
+def test_instruction_rows(run, workspace, tmp_path):
+    rows = [
+        {"instruction": "Add.", "input": "1 2", "output": "3"},
+        {"instruction": "Greet.", "input": "", "output": "Hi"},
+    ]
+    run({"kind": "jinja", "text": CHATML}, rows=rows, format={"kind": "instruction"})
+    text = (workspace / "examples.txt").read_text()
+    assert "user\nAdd.\n\n1 2<|im_end|>" in text and "user\nGreet.<|im_end|>" in text
+
+
+def test_a_tokenizer_that_loses_text_is_refused(run, tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>", "<s>", "</s>"])
+    write_tokenizer(tmp_path / "model", tokenizer, CHATML)
+    with pytest.raises(UserError, match="round trip: the tokenizer turns the response '1 \\+ 2"):
+        run({"kind": "chat"})
+
+
+def test_a_template_that_hides_the_answer_is_refused(run):
+    with pytest.raises(UserError, match="an assistant message must render as the generation prompt followed by"):
+        run({"kind": "jinja", "text": "{{ messages[0].content }}"})
+
+
+def test_a_missing_chat_template_is_named(run, tmp_path):
+    write_byte_tokenizer(tmp_path / "model", chat_template=None)
+    with pytest.raises(UserError, match="has no chat template; use template kind paper or jinja"):
+        run({"kind": "chat"})
+
+
+def test_bad_jinja_is_found_in_preflight():
+    [problem] = tokenize.preflight(configured({"kind": "jinja", "text": "{% for m in %}"}), Resources(), {})
+    assert problem.startswith("prompt template: line 1:")
+
+
+def test_a_template_file_changed_by_hand_is_refused(run, workspace):
+    run({"kind": "chat"})
+    record = json.loads((workspace / "template.json").read_text())
+    (workspace / "template.json").write_text(json.dumps({**record, "stop": ["END"]}))
+    with pytest.raises(UserError, match="changed by hand"):
+        Template.load(workspace.path)
+
+
+def test_fingerprint_and_tokenizer_check(run, workspace, tmp_path):
+    run({"kind": "chat"})
+    chat = Template.load(workspace.path)
+    run({"kind": "jinja", "text": CHATML})
+    assert Template.load(workspace.path).fingerprint == chat.fingerprint  # the same text, however it was named
+    run({"kind": "paper"})
+    assert Template.load(workspace.path).fingerprint != chat.fingerprint
+    chat.check_tokenizer(tmp_path / "model")
+    write_sentencepiece_tokenizer(tmp_path / "other")
+    with pytest.raises(UserError, match="not the one the template was made for"):
+        chat.check_tokenizer(tmp_path / "other")
+
+
+def test_flat_arrays_hold_every_split(run, workspace, tmp_path):
+    write_rows(tmp_path / "data", ROWS[:1], "validation")
+    write_rows(tmp_path / "data", ROWS, "test")
+    metrics = run({"kind": "chat"})
+    assert len(samples(workspace)) == 2 and len(samples(workspace, "validation")) == 1
+    assert set(metrics["splits"]) == {"train", "validation"} and not (workspace / "test.safetensors").exists()
+    offsets = load_file(workspace / "train.safetensors")["offsets"]
+    assert offsets[0] == 0 and (numpy.diff(offsets) > 0).all() and offsets[-1] == metrics["num_tokens"]
