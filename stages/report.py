@@ -45,13 +45,13 @@ class Inputs(StrictModel):
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Write the three files; returns {"<model>/<benchmark>/<metric>": {"baseline", "value", "difference", ...}}.
 
-    Raises UserError when models cannot be compared: a score without a baseline, other settings, other items.
+    Raises UserError when models cannot be compared: other settings, other items.
     """
+    from stages._report.compare import read_results
     from stages._report.notes import write_notes
     from stages._report.page import write_page
     from stages._report.read import read_steps
     from stages._report.record import headline_numbers, results_record
-    from stages._report.results import read_results
     from stages._report.summary import write_summary
 
     steps = read_steps(inputs.steps)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from stages._report.results import Evaluation, Item, Results, Score
+from stages._report.results import Evaluation, Item, Results
 from stages._statistics import is_binary
 
 SHARED = ("question", "reference")
@@ -29,19 +29,15 @@ def embedded_json(value: Any) -> str:
 
 
 def _benchmark(name: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    primary = _primary(next(iter(evaluations.values())))
+    first = next(iter(evaluations.values()))
     scores = [item["score"] for each in evaluations.values() for item in each.items if item.get("score") is not None]
     return {
         "name": name,
-        "metric": primary.metric,
-        "higher_is_better": primary.higher_is_better,
+        "metric": first.primary,
+        "higher_is_better": first.higher_is_better,
         "binary": is_binary(scores),
         "items": _side_by_side(evaluations),
     }
-
-
-def _primary(evaluation: Evaluation) -> Score:
-    return next(score for score in evaluation.scores if score.primary)
 
 
 def _side_by_side(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:

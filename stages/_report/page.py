@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages._report import format as show
-from stages._report import sections
+from stages._report import scores, sections
 from stages._report.graph import NODE_HEIGHT, NODE_WIDTH, draw
 from stages._report.items import browser_data, embedded_json
 from stages._report.read import Step
@@ -36,14 +36,14 @@ def write_page(title: str, description: str, notes: Sequence[str], steps: Mappin
         results=results,
         several_models=len(results.models) > 2,
         count_kinds=count_kinds(results),
-        headlines=sections.headlines(results),
+        headlines=scores.headlines(results),
         facts=sections.facts(steps),
-        strips=[sections.strip(each) for each in results.comparisons],
+        strip=scores.strip,
         graph=draw(steps),
         node_size=(NODE_WIDTH, NODE_HEIGHT),
         training=sections.training(steps),
         initialisation=sections.initialisation(steps),
-        merges=sections.merges(steps),
+        merge=sections.merge(steps),
         costs=sections.costs(steps),
         steps=list(steps.values()),
         provenance=sections.provenance(steps),

@@ -1,14 +1,11 @@
-"""Scores with standard errors and intervals, and each model against the baseline on equal items."""
+"""What was measured: scores with standard errors and intervals, and models side by side."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
-from pipeline.errors import UserError
-from stages._report.read import Step, read_json, read_json_lines
-from stages._statistics import Interval, PairedComparison, compare_paired, mean_interval
+from stages._statistics import Interval, PairedComparison
 
 Item = Mapping[str, Any]
 
@@ -21,6 +18,8 @@ class Score:
     benchmark: str
     metric: str
     primary: bool
+    partial: bool
+    """Whether it covers fewer items than the main metric, as the score of one category does."""
     higher_is_better: bool
     value: float
     stderr: float | None
@@ -35,10 +34,14 @@ class Evaluation:
     model: str
     benchmark: str
     step: str
+    primary: str
+    """The main metric; it has no score when no item could be scored."""
+    higher_is_better: bool
     scores: tuple[Score, ...]
     counts: Mapping[str, int]
     meaningful: bool
     note: str
+    details: Mapping[str, Any]
     items: tuple[Item, ...]
 
 
@@ -48,6 +51,7 @@ class Comparison:
 
     base: Score
     tuned: Score
+    meaningful: bool
     paired: PairedComparison | None
     reason: str = ""
 
@@ -88,24 +92,22 @@ class Results:
         """The evaluations of one benchmark, by model."""
         return {each.model: each for each in self.evaluations if each.benchmark == benchmark}
 
+    @property
+    def whole(self) -> list[Comparison]:
+        """The comparisons over all items of a benchmark."""
+        return [each for each in self.comparisons if not each.tuned.partial]
 
-def read_results(steps: Mapping[str, Step], models: Sequence[str], baseline: str) -> Results:
-    """Read every score step and compare each model with the baseline.
+    @property
+    def parts(self) -> list[Comparison]:
+        """The comparisons over a part of the items."""
+        return [each for each in self.comparisons if each.tuned.partial]
 
-    Raises UserError, listing every problem, when a benchmark has no baseline, the two were scored with different
-    settings, or their items differ.
-    """
-    evaluations = sorted(
-        (_read_evaluation(step, *_split(step.name, models)) for step in steps.values() if step.stage == "score"),
-        key=lambda each: (not each.meaningful, each.benchmark, models.index(each.model)),
-    )
-    base = {each.benchmark: each for each in evaluations if each.model == baseline}
-    tuned = [each for each in evaluations if each.model != baseline]
-    problems = [line for each in tuned for line in _unfit(each, base.get(each.benchmark), baseline, steps)]
-    if problems:
-        raise UserError(*problems)
-    compared = (comparison for each in tuned for comparison in _compare(base[each.benchmark], each))
-    return Results(tuple(models), baseline, tuple(evaluations), tuple(compared))
+    @property
+    def alone(self) -> list[Score]:
+        """The scores that take part in no comparison."""
+        compared = {id(score) for each in self.comparisons for score in (each.base, each.tuned)}
+        scores = [score for evaluation in self.evaluations for score in evaluation.scores]
+        return [score for score in scores if id(score) not in compared]
 
 
 def item_value(item: Item, metric: str, primary: bool) -> float | None:
@@ -114,89 +116,6 @@ def item_value(item: Item, metric: str, primary: bool) -> float | None:
     return float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None
 
 
-def _split(name: str, models: Sequence[str]) -> tuple[str, str]:
-    """Model and benchmark of a step: "math", "arithmetic" of "math/arithmetic/score"."""
-    model, _, rest = name.partition("/")
-    if model not in models or not rest.endswith("/score"):
-        raise UserError(f"report: step {name!r}, expected <model>/<benchmark>/score, model in {list(models)}")
-    return model, rest.removesuffix("/score")
-
-
-def _read_evaluation(step: Step, model: str, benchmark: str) -> Evaluation:
-    data, items = read_json(step.path / "scores.json"), tuple(read_json_lines(step.path / "items.jsonl"))
-    scores = (_score(model, benchmark, metric, data, items) for metric in data["metrics"])
-    return Evaluation(
-        model=model,
-        benchmark=benchmark,
-        step=step.name,
-        scores=tuple(sorted(scores, key=lambda score: not score.primary)),
-        counts=data.get("counts") or {},
-        meaningful=data.get("meaningful", True),
-        note=data.get("note") or "",
-        items=items,
-    )
-
-
-def _score(model: str, benchmark: str, metric: str, data: Mapping[str, Any], items: Sequence[Item]) -> Score:
-    row, primary = data["metrics"][metric], metric == data["primary"]
-    values = _item_values(items, metric, primary, row["value"])
-    return Score(
-        model=model,
-        benchmark=benchmark,
-        metric=metric,
-        primary=primary,
-        higher_is_better=data.get("higher_is_better", True),
-        value=row["value"],
-        stderr=row.get("stderr"),
-        n=row["n"],
-        interval=mean_interval(values) if values else None,
-    )
-
-
-def _item_values(items: Sequence[Item], metric: str, primary: bool, value: float) -> list[float] | None:
-    """The items' values where their mean is the metric; None for a metric that is no mean (a correlation, say)."""
-    values = [found for item in items if (found := item_value(item, metric, primary)) is not None]
-    return values if values and math.isclose(fmean(values), value, rel_tol=1e-6, abs_tol=1e-6) else None
-
-
-def _unfit(tuned: Evaluation, base: Evaluation | None, baseline: str, steps: Mapping[str, Step]) -> Iterator[str]:
-    """Why `tuned` cannot be compared with the baseline, one line each."""
-    if base is None:
-        yield f"{tuned.step}: the baseline has no score, expected a step {baseline}/{tuned.benchmark}/score"
-        return
-    if steps[base.step].config != steps[tuned.step].config:
-        yield f"{tuned.step}: scored with other settings than {base.step}; evaluate both with the same settings"
-    for each, other in ((base, tuned), (tuned, base)):
-        if len(_ids(each)) < len(each.items):
-            yield f"{each.step}: an item id occurs twice, expected one item an id"
-        if missing := sorted(_ids(other) - _ids(each)):
-            what = f"{len(missing)} items of {other.step} are missing ({_some(missing)})"
-            yield f"{each.step}: {what}; score the same items"
-
-
-def _ids(evaluation: Evaluation) -> set[str]:
-    return {str(item["id"]) for item in evaluation.items}
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _compare(base: Evaluation, tuned: Evaluation) -> Iterator[Comparison]:
-    base_scores = {score.metric: score for score in base.scores}
-    for score in tuned.scores:
-        if score.metric in base_scores:
-            yield _compare_metric(base_scores[score.metric], score, base.items, tuned.items)
-
-
-def _compare_metric(base: Score, tuned: Score, base_items: Sequence[Item], tuned_items: Sequence[Item]) -> Comparison:
-    if base.interval is None or tuned.interval is None:
-        return Comparison(base, tuned, None, "the items do not carry this metric, or it is not their mean")
-    of_base = {item["id"]: item_value(item, base.metric, base.primary) for item in base_items}
-    pairs = [(of_base[item["id"]], item_value(item, tuned.metric, tuned.primary)) for item in tuned_items]
-    both = [(first, second) for first, second in pairs if first is not None and second is not None]
-    if not both:
-        return Comparison(base, tuned, None, "no item was scored for both models")
-    num_left_out = len(pairs) - len(both)
-    reason = f"{num_left_out} items without a score for both were left out" if num_left_out else ""
-    return Comparison(base, tuned, compare_paired([a for a, _ in both], [b for _, b in both]), reason)
+def item_values(items: Sequence[Item], metric: str, primary: bool) -> list[float]:
+    """The values of all items that have one."""
+    return [value for item in items if (value := item_value(item, metric, primary)) is not None]

@@ -1,6 +1,6 @@
 """What each section of the page shows, taken from the steps; a section without data is empty and left out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,38 +9,20 @@ from markupsafe import Markup
 from stages._report import format as show
 from stages._report.plots import strip_figure, training_figure
 from stages._report.read import Step, read_json, read_json_lines
-from stages._report.results import Comparison, Results, Score
 
 Steps = Mapping[str, Step]
 
-SIGNIFICANT = 0.05
 EMPTY = Markup("")
 
 
 @dataclass(frozen=True)
-class Headline:
-    """One sentence of result; `verdict` is "better", "worse" or "level"."""
-
-    verdict: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Two scores and their intervals on one axis, as fractions of its length."""
-
-    base: tuple[float, float, float]
-    """Value, low, high."""
-    tuned: tuple[float, float, float]
-    limit: float
-
-
-@dataclass(frozen=True)
 class Part:
-    """A titled block: facts as label and text, and a figure where there is one."""
+    """A titled block: the scalar metrics of one step or of several alike ones, and a figure where there is one."""
 
     title: str
-    facts: tuple[tuple[str, str], ...]
+    names: tuple[str, ...]
+    facts: tuple[tuple[str, tuple[str, ...]], ...]
+    """Label -> its text for each name."""
     figure: Markup = EMPTY
 
 
@@ -51,21 +33,6 @@ class Cost:
     step: Step
     time_share: float
     memory_share: float
-
-
-def headlines(results: Results) -> list[Headline]:
-    """The main metric of every meaningful benchmark against the baseline."""
-    meaningful = {each.benchmark for each in results.evaluations if each.meaningful}
-    main = [each for each in results.comparisons if each.tuned.primary]
-    return [_headline(each) for each in main if each.tuned.benchmark in meaningful]
-
-
-def verdict(comparison: Comparison) -> str:
-    """Whether the paired test, at the 5 % level, says "better" or "worse"; else "level"."""
-    paired = comparison.paired
-    if paired is None or paired.p_value >= SIGNIFICANT or comparison.difference == 0:
-        return "level"
-    return "better" if (comparison.difference > 0) == comparison.tuned.higher_is_better else "worse"
 
 
 def facts(steps: Steps) -> list[tuple[str, str]]:
@@ -84,25 +51,14 @@ def facts(steps: Steps) -> list[tuple[str, str]]:
     return [(label, text) for label, text in found if text]
 
 
-def strip(comparison: Comparison) -> Strip:
-    """Both scores on an axis from 0 to 1, 10, 100, ... whichever holds them."""
-    ends = [_ends(comparison.base), _ends(comparison.tuned)]
-    limit = 1.0
-    while max(max(each) for each in ends) > limit:
-        limit *= 10
-    base, tuned = (tuple(min(1.0, max(0.0, number / limit)) for number in each) for each in ends)
-    return Strip(base, tuned, limit)  # type: ignore[arg-type]
-
-
 def training(steps: Steps) -> Part | None:
     """Every run's curve in one figure, its key numbers below."""
     runs = {name: step for name, step in steps.items() if step.stage == "train"}
     if not runs:
         return None
     curves = {_track(name): read_json_lines(step.path / "metrics.jsonl") for name, step in runs.items()}
-    prefixes = {name: _track(name) if len(runs) > 1 else "" for name in runs}
-    labels = (fact for name, step in runs.items() for fact in _labelled(step, prefixes[name]))
-    return Part("Training", tuple(labels), training_figure(curves) if any(curves.values()) else EMPTY)
+    figure = training_figure(curves) if any(curves.values()) else EMPTY
+    return _part("Training", runs, figure)
 
 
 def initialisation(steps: Steps) -> list[Part]:
@@ -110,9 +66,10 @@ def initialisation(steps: Steps) -> list[Part]:
     return [_initialisation(step) for step in steps.values() if step.stage == "init_adapter"]
 
 
-def merges(steps: Steps) -> list[Part]:
+def merge(steps: Steps) -> Part | None:
     """How exactly each merged model equals base and adapter."""
-    return [Part(step.name, tuple(_labelled(step))) for step in steps.values() if step.stage == "merge"]
+    merged = {name: step for name, step in steps.items() if step.stage == "merge"}
+    return _part("Merge, checked", merged) if merged else None
 
 
 def costs(steps: Steps) -> list[Cost]:
@@ -136,32 +93,6 @@ def provenance(steps: Steps) -> dict[str, list[tuple[Any, list[str]]]]:
     return found
 
 
-def _headline(each: Comparison) -> Headline:
-    kind, paired = verdict(each), each.paired
-    where = f"{each.tuned.benchmark} ({each.tuned.metric})"
-    values = f"{show.number(each.base.value)} → {show.number(each.tuned.value)}"
-    if paired is None:
-        return Headline(kind, f"{each.tuned.model} on {where}: {values}; {each.reason}.")
-    word = {"better": "better than", "worse": "worse than", "level": "not distinguishable from"}[kind]
-    change = show.with_error(show.signed(each.difference), paired.stderr)
-    return Headline(
-        kind,
-        f"{each.tuned.model} is {word} {each.base.model} on {where}: {values}, "
-        f"a difference of {change} over {show.grouped(paired.n)} items (p {_p(paired.p_value)}).",
-    )
-
-
-def _p(value: float) -> str:
-    text = show.p_value(value)
-    return text if text.startswith("<") else f"= {text}"
-
-
-def _ends(score: Score) -> tuple[float, float, float]:
-    if score.interval is None:
-        return score.value, score.value, score.value
-    return score.value, score.interval.low, score.interval.high
-
-
 def _metrics(steps: Steps, stage: str, key: str) -> list[Any]:
     """The distinct values of one metric over the steps of a stage."""
     values = [step.metrics.get(key) for step in steps.values() if step.stage == stage]
@@ -176,12 +107,18 @@ def _track(name: str) -> str:
     return name.rpartition("/")[0] or name
 
 
-def _labelled(step: Step, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """A step's scalar metrics, named as people say them."""
-    for key, value in step.metrics.items():
-        if isinstance(value, str | int | float):
-            label, form = _label(key)
-            yield f"{prefix} {label}".strip(), form(value)
+def _part(title: str, steps: Steps, figure: Markup = EMPTY) -> Part:
+    """The scalar metrics that the steps report, named as people say them."""
+    keys = dict.fromkeys(key for step in steps.values() for key, value in step.metrics.items() if _is_scalar(value))
+    facts = []
+    for key in keys:
+        label, form = _label(key)
+        facts.append((label, tuple(form(step.metrics.get(key)) for step in steps.values())))
+    return Part(title, tuple(_track(name) for name in steps), tuple(facts), figure)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float)
 
 
 def _label(key: str) -> tuple[str, Any]:
@@ -196,7 +133,7 @@ def _initialisation(step: Step) -> Part:
     groups = _relative_updates(read_json(step.path / "init_report.json"))
     label = "relative size of the first update, ‖s·BNA‖ / ‖W‖"
     figure = strip_figure(step.name.replace("/", "-"), groups, label) if groups else EMPTY
-    return Part(step.name, tuple(_labelled(step)), figure)
+    return _part("Start of the adapter", {step.name: step}, figure)
 
 
 def _relative_updates(report: Mapping[str, Any]) -> dict[str, list[float]]:

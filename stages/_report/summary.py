@@ -8,19 +8,10 @@ from stages._report.results import Comparison, Results, Score
 
 def write_summary(title: str, description: str, notes: Sequence[str], results: Results) -> str:
     """The whole of summary.md."""
-    sections = [f"# {title}", description, score_table(results), _legend(results), _list(changes(results))]
+    sections = [f"# {title}", description, _comparison_table(results), _legend(results), _list(changes(results))]
+    sections += [_section("Without a comparison", _alone_table(results))] if results.alone else []
     sections += [_section("Answers", answer_table(results)), _section("What these numbers are", _list(notes))]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def score_table(results: Results) -> str:
-    """One row a benchmark and metric: base, tuned, paired difference, p, n."""
-    if results.comparisons:
-        several = len({each.tuned.model for each in results.comparisons}) > 1
-        return _comparison_table(results, several)
-    scores = [score for evaluation in results.evaluations for score in evaluation.scores]
-    header = ["model", "benchmark", "metric", "score", "n"]
-    return table(header, [[s.model, s.benchmark, s.metric, _value(s), show.grouped(s.n)] for s in scores], num_text=3)
 
 
 def changes(results: Results) -> list[str]:
@@ -62,15 +53,24 @@ def _pad(row: Sequence[str], widths: Sequence[int], num_text: int) -> list[str]:
     return texts + [cell.rjust(width) for cell, width in zip(row[num_text:], widths[num_text:], strict=True)]
 
 
-def _comparison_table(results: Results, several: bool) -> str:
-    """With one tuned model its name heads its column; with several it is a column of its own."""
-    tuned = "tuned" if several else results.comparisons[0].tuned.model
+def _comparison_table(results: Results) -> str:
+    """One row a benchmark and metric; with one tuned model its name heads its column, several have one of their own."""
+    if not results.whole:
+        return ""
+    several = len({each.tuned.model for each in results.whole}) > 1
+    tuned = "tuned" if several else results.whole[0].tuned.model
     header = ["benchmark", "metric", *(["model"] if several else []), results.baseline, tuned, "difference", "p", "n"]
     rows = [
         [each.tuned.benchmark, each.tuned.metric, *([each.tuned.model] if several else []), *_numbers(each)]
-        for each in results.comparisons
+        for each in results.whole
     ]
     return table(header, rows, num_text=3 if several else 2)
+
+
+def _alone_table(results: Results) -> str:
+    header = ["benchmark", "metric", "model", "score", "n"]
+    rows = [[s.benchmark, s.metric, s.model, _value(s), show.grouped(s.n)] for s in results.alone]
+    return table(header, rows, num_text=3)
 
 
 def _numbers(each: Comparison) -> list[str]:

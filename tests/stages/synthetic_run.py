@@ -64,9 +64,9 @@ class SyntheticRun:
     ) -> Artifact:
         """Seal a score step whose main metric is the mean of the items' scores; `changes` go into scores.json."""
         values = [item["score"] for item in items if item["score"] is not None]
-        mean = sum(values) / len(values)
+        mean = sum(values) / max(1, len(values))
         variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
-        row = {"value": mean, "stderr": (variance / len(values)) ** 0.5, "n": len(values)}
+        row = {"value": mean, "stderr": (variance / max(1, len(values))) ** 0.5, "n": len(values)}
         scores = {
             "benchmark": benchmark, "primary": metric, "higher_is_better": True, "metrics": {metric: row},
             "counts": {"truncated": 0, "empty": 0, "unparsable": 0, "timeout": 0}, "meaningful": True, "note": "",

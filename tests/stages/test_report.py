@@ -121,7 +121,8 @@ def test_baseline_alone_has_no_differences(synthetic, tmp_path):
     synthetic.add_score("base", "arithmetic", items([0, 1]))
     folder, metrics = write(synthetic, tmp_path / "out", models=("base",))
     assert metrics == {}
-    assert "| base  | arithmetic | exact_match | 0.500 ± 0.500 |" in (folder / "summary.md").read_text()
+    rows = table_rows((folder / "summary.md").read_text())
+    assert ["arithmetic", "exact_match", "base", "0.500 ± 0.500", "2"] in rows
 
 
 def test_nothing_scored_is_said(synthetic, tmp_path):
@@ -130,16 +131,47 @@ def test_nothing_scored_is_said(synthetic, tmp_path):
     assert "No benchmark was scored." in (folder / "summary.md").read_text()
 
 
-def test_every_reason_not_to_compare_is_listed(synthetic, tmp_path):
-    synthetic.add_score("base", "arithmetic", items([0, 1, 1]))
+def test_missing_items_are_refused_with_their_ids(synthetic, tmp_path):
+    for benchmark in ("arithmetic", "humaneval"):
+        synthetic.add_score("base", benchmark, items([0, 1, 1]))
     synthetic.add_score("math", "arithmetic", items([0, 1]))
-    synthetic.add_score("math", "humaneval", items([0, 1]))
+    synthetic.add_score("math", "humaneval", items([0, 1, 0, 1]))
     with pytest.raises(UserError) as raised:
         write(synthetic, tmp_path / "out")
     assert raised.value.problems == (
         "math/arithmetic/score: 1 items of base/arithmetic/score are missing (item-2); score the same items",
-        "math/humaneval/score: the baseline has no score, expected a step base/humaneval/score",
+        "base/humaneval/score: 1 items of math/humaneval/score are missing (item-3); score the same items",
     )
+
+
+def test_a_benchmark_without_baseline_stands_alone(synthetic, tmp_path):
+    synthetic.add_score("base", "arithmetic", items([0, 1]))
+    synthetic.add_score("math", "arithmetic", items([1, 1]))
+    synthetic.add_score("math", "humaneval", items([0, 1]))
+    folder, metrics = write(synthetic, tmp_path / "out")
+    assert list(metrics) == ["math/arithmetic/exact_match"]
+    summary = (folder / "summary.md").read_text()
+    assert ["humaneval", "exact_match", "math", "0.500 ± 0.500", "2"] in table_rows(summary)
+    assert "Without a comparison" in summary
+    assert "Without a comparison" in (folder / "report.html").read_text()
+
+
+def test_scores_of_a_part_of_the_items_are_kept_out_of_the_summary(synthetic, tmp_path):
+    metrics = {"rating": {"value": 5.0, "stderr": 1.0, "n": 2}, "rating_math": {"value": 6.0, "stderr": None, "n": 1}}
+    for model in ("base", "math"):
+        synthetic.add_score(model, "mt_bench", items([4.0, 6.0]), metric="rating", metrics=metrics)
+    folder, _ = write(synthetic, tmp_path / "out")
+    assert "rating_math" not in (folder / "summary.md").read_text()
+    assert "rating_math" in (folder / "report.html").read_text()
+    assert "rating_math" in (folder / "results.json").read_text()
+
+
+def test_a_benchmark_on_which_nothing_could_be_scored(synthetic, tmp_path):
+    for model in ("base", "math"):
+        synthetic.add_score(model, "mt_bench", items([None, None]), metric="rating", metrics={})
+    folder, metrics = write(synthetic, tmp_path / "out")
+    assert metrics == {}
+    assert "- mt_bench, base: no rating, since no item could be scored." in (folder / "summary.md").read_text()
 
 
 def test_repeated_ids_are_refused(synthetic, tmp_path):
@@ -149,13 +181,20 @@ def test_repeated_ids_are_refused(synthetic, tmp_path):
         write(synthetic, tmp_path / "out")
 
 
-def test_other_scoring_settings_are_refused(synthetic, tmp_path):
-    synthetic.add_score("base", "arithmetic", items([0, 1]))
-    score = synthetic.add_score("math", "arithmetic", items([0, 1]))
-    manifest = json.loads((score / "manifest.json").read_text())
-    manifest["config"]["strict"] = True
-    (score / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="scored with other settings"):
+def test_other_settings_are_refused_and_named(synthetic, tmp_path):
+    for model, limit in (("base", 10), ("math", 20)):
+        synthetic.add(f"{model}/arithmetic/generate", config={"benchmark": {"name": "lm_eval", "limit": limit}})
+        synthetic.add_score(model, "arithmetic", items([0, 1]), [f"{model}/arithmetic/generate"])
+    expected = "math/arithmetic/generate: benchmark.limit is 20, expected 10 as in base/arithmetic/generate"
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
+        write(synthetic, tmp_path / "out")
+
+
+def test_judging_only_one_of_two_is_refused(synthetic, tmp_path):
+    synthetic.add("math/mt_bench/judge")
+    synthetic.add_score("base", "mt_bench", items([5.0, 6.0]))
+    synthetic.add_score("math", "mt_bench", items([5.0, 6.0]), ["math/mt_bench/judge"])
+    with pytest.raises(UserError, match="math/mt_bench/judge: only one of the two models has this step"):
         write(synthetic, tmp_path / "out")
 
 
