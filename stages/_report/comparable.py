@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from stages._report import format as show
 from stages._report.read import Step
 from stages._report.results import Evaluation
 
@@ -17,7 +18,7 @@ def problems(tuned: Evaluation, base: Evaluation, steps: Mapping[str, Step]) -> 
         if len(_ids(each)) < len(each.items):
             yield f"{each.step}: an item id occurs twice, expected one item an id"
         if missing := sorted(_ids(other) - _ids(each)):
-            what = f"{len(missing)} items of {other.step} are missing ({_some(missing)})"
+            what = f"{show.items(len(missing))} of {other.step} missing ({_some(missing)})"
             yield f"{each.step}: {what}; score the same items"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from stages._report import comparable
+from stages._report import format as show
 from stages._report.read import Step, read_json, read_json_lines
 from stages._report.results import Comparison, Evaluation, Item, Results, Score, item_value, item_values
 from stages._statistics import compare_paired, mean_interval
@@ -93,5 +94,5 @@ def _compare_metric(base: Score, tuned: Score, first: Evaluation, second: Evalua
     if not both:
         return Comparison(base, tuned, meaningful, None, "no item was scored for both models")
     num_left_out = 0 if tuned.partial else len(pairs) - len(both)
-    reason = f"{num_left_out} items without a score for both were left out" if num_left_out else ""
+    reason = f"{show.items(num_left_out)} without a score for both left out" if num_left_out else ""
     return Comparison(base, tuned, meaningful, compare_paired([a for a, _ in both], [b for _, b in both]), reason)

@@ -1,7 +1,9 @@
 """Numbers as a reader wants them. Every function turns None into a dash."""
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 DASH = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -17,9 +19,14 @@ def signed(value: float | None, digits: int = 3) -> str:
     return DASH if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
 
 
-def with_error(text: str, stderr: float | None, digits: int = 3) -> str:
+def with_error(text: str, stderr: float | None, digits: int = 3, space: str = " ") -> str:
     """`text` ± one standard error, where there is one."""
-    return text if stderr is None else f"{text} ± {stderr:.{digits}f}"
+    return text if stderr is None else f"{text}{space}±{space}{stderr:.{digits}f}"
+
+
+def items(number: int) -> str:
+    """1 item, 2 items."""
+    return f"{grouped(number)} item{'' if number == 1 else 's'}"
 
 
 def p_value(value: float | None) -> str:
@@ -43,6 +50,8 @@ def general(value: object) -> str:
         return grouped(value)
     if isinstance(value, float):
         return grouped(int(value)) if value.is_integer() and abs(value) >= 1000 else f"{value:.4g}".replace("e-0", "e-")
+    if isinstance(value, list | tuple):
+        return ", ".join(map(general, value)) or "none"
     return str(value)
 
 
@@ -99,6 +108,13 @@ def count(value: int | None) -> str:
         if value >= unit:
             return f"{value / unit:.3g} {name}"
     return grouped(value)
+
+
+def of_key(key: str) -> Callable[[Any], str]:
+    """How to show a value whose name ends in its unit."""
+    if key.endswith("_bytes"):
+        return size
+    return seconds if key.endswith("_seconds") else general
 
 
 def short(fingerprint: str) -> str:

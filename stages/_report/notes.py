@@ -36,7 +36,7 @@ def _benchmark_notes(results: Results) -> Iterator[str]:
                 yield f"{benchmark}{'' if meaningful else ' (not meaningful)'}: {note}".removesuffix(": ")
         num_items = min(len(each.items) for each in evaluations)
         if meaningful and num_items < FEW_ITEMS:
-            yield f"{benchmark}: {num_items} items only; the intervals say how little that settles."
+            yield f"{benchmark}: {show.items(num_items)} only; the intervals say how little that settles."
         for each in evaluations:
             if each.primary not in {score.metric for score in each.scores}:
                 yield f"{benchmark}, {each.model}: no {each.primary}, since no item could be scored."

@@ -39,6 +39,7 @@ def write_page(title: str, description: str, notes: Sequence[str], steps: Mappin
         headlines=scores.headlines(results),
         facts=sections.facts(steps),
         strip=scores.strip,
+        of_key=show.of_key,
         graph=draw(steps),
         node_size=(NODE_WIDTH, NODE_HEIGHT),
         training=sections.training(steps),

@@ -7,6 +7,7 @@ Each figure is drawn twice, wide and narrow; the style sheet shows the one that 
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -38,15 +39,25 @@ SMOOTHED_FROM = 40
 Rows = Sequence[Mapping[str, Any]]
 
 
-def training_figure(curves: Mapping[str, Rows]) -> Markup:
-    """Loss and learning rate over steps, one line a training run. `curves`: name -> rows of metrics.jsonl."""
+@dataclass(frozen=True)
+class Curve:
+    """A training run: the rows of its metrics.jsonl, and (step, loss) wherever it measured validation loss."""
+
+    rows: Rows
+    validation: Sequence[tuple[int, float]] = ()
+
+
+def training_figure(curves: Mapping[str, Curve]) -> Markup:
+    """Loss and learning rate over steps, one line a training run, validation losses as rings."""
 
     def paint(figure: Figure) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        for index, (name, rows) in enumerate(curves.items()):
-            _plot_loss(top, name, rows, _series(index))
-            _plot(bottom, rows, "learning_rate", color=_series(index), linewidth=1.4)
-        top.set_title("training loss")
+        for index, (name, curve) in enumerate(curves.items()):
+            _plot_loss(top, name, curve.rows, _series(index))
+            _plot_rings(top, curve.validation, _series(index))
+            _plot(bottom, curve.rows, "learning_rate", color=_series(index), linewidth=1.4)
+        measured = any(curve.validation for curve in curves.values())
+        top.set_title("training loss (line) and validation loss (rings)" if measured else "training loss")
         bottom.set_title("learning rate")
         bottom.set_xlabel("step")
         bottom.set_ylim(bottom=0)
@@ -87,6 +98,11 @@ def _plot_loss(axes: Axes, name: str, rows: Rows, color: str) -> None:
     _plot(axes, rows, "loss", color=color, linewidth=0.8, alpha=0.35)
     steps = [row["step"] for row in rows if row.get("loss") is not None]
     axes.plot(steps, _running_mean(losses, len(losses) // 20), color=color, linewidth=1.8, label=name)
+
+
+def _plot_rings(axes: Axes, points: Sequence[tuple[int, float]], color: str) -> None:
+    x, y = [x for x, _ in points], [y for _, y in points]
+    axes.plot(x, y, "o", markersize=6, color=color, markerfacecolor="none", markeredgewidth=1.4)
 
 
 def _plot(axes: Axes, rows: Rows, key: str, **style: Any) -> None:

@@ -59,7 +59,7 @@ def _headline(each: Comparison) -> Headline:
     return Headline(
         kind,
         f"{each.tuned.model} is {word} {each.base.model} on {where}: {values}, "
-        f"a difference of {change} over {show.grouped(paired.n)} items (p {_p(paired.p_value)}).",
+        f"a difference of {change} over {show.items(paired.n)} (p {_p(paired.p_value)}).",
     )
 
 

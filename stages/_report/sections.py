@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from stages._report import format as show
-from stages._report.plots import strip_figure, training_figure
+from stages._report.plots import Curve, strip_figure, training_figure
 from stages._report.read import Step, read_json, read_json_lines
 
 Steps = Mapping[str, Step]
@@ -56,8 +56,8 @@ def training(steps: Steps) -> Part | None:
     runs = {name: step for name, step in steps.items() if step.stage == "train"}
     if not runs:
         return None
-    curves = {_track(name): read_json_lines(step.path / "metrics.jsonl") for name, step in runs.items()}
-    figure = training_figure(curves) if any(curves.values()) else EMPTY
+    curves = {_track(name): _curve(step) for name, step in runs.items()}
+    figure = training_figure(curves) if any(curve.rows for curve in curves.values()) else EMPTY
     return _part("Training", runs, figure)
 
 
@@ -107,6 +107,13 @@ def _track(name: str) -> str:
     return name.rpartition("/")[0] or name
 
 
+def _curve(step: Step) -> Curve:
+    rows = read_json_lines(step.path / "metrics.jsonl")
+    start, end = step.metrics.get("validation_loss_start"), step.metrics.get("validation_loss_end")
+    measured = [(0, start), (rows[-1]["step"] if rows else 0, end)]
+    return Curve(rows, [(number, loss) for number, loss in measured if loss is not None])
+
+
 def _part(title: str, steps: Steps, figure: Markup = EMPTY) -> Part:
     """The scalar metrics that the steps report, named as people say them."""
     keys = dict.fromkeys(key for step in steps.values() for key, value in step.metrics.items() if _is_scalar(value))
@@ -126,7 +133,7 @@ def _label(key: str) -> tuple[str, Any]:
     words = key.removeprefix("num_").replace("_", " ")
     if key.endswith("_seconds"):
         return f"{words.removesuffix(' seconds')} time", show.seconds
-    return words.removesuffix(" bytes"), show.size if key.endswith(("_bytes", "bytes_read")) else show.general
+    return words.removesuffix(" bytes"), show.size if key in ("bytes", "bytes_read") else show.of_key(key)
 
 
 def _initialisation(step: Step) -> Part:

@@ -76,19 +76,20 @@ def _alone_table(results: Results) -> str:
 def _numbers(each: Comparison) -> list[str]:
     stderr, p = (each.paired.stderr, each.paired.p_value) if each.paired else (None, None)
     n = each.paired.n if each.paired else each.tuned.n
-    difference = show.with_error(show.signed(each.difference), stderr)
+    difference = show.with_error(show.signed(each.difference), stderr, space="")
     return [_value(each.base), _value(each.tuned), difference, show.p_value(p), show.grouped(n)]
 
 
 def _changes(each: Comparison) -> str:
     assert each.paired and each.num_fixed is not None and each.num_broken is not None
     same = each.paired.n - each.num_fixed - each.num_broken
-    text = f"{each.num_fixed} items better, {each.num_broken} worse, {same} the same"
+    text = f"{show.items(each.num_fixed)} better, {each.num_broken} worse, {same} the same"
     return f"{text} ({each.reason})" if each.reason else text
 
 
 def _value(score: Score) -> str:
-    return show.with_error(show.number(score.value), score.stderr)
+    """Without spaces, so that the table fits a narrow terminal and no value is broken over two lines."""
+    return show.with_error(show.number(score.value), score.stderr, space="")
 
 
 def _legend(results: Results) -> str:
