@@ -24,6 +24,7 @@ class Part:
     facts: tuple[tuple[str, tuple[str, ...]], ...]
     """Label -> its text for each name."""
     figure: Markup = EMPTY
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,14 @@ def _curve(step: Step) -> Curve:
     return Curve(rows, [(number, loss) for number, loss in measured if loss is not None])
 
 
-def _part(title: str, steps: Steps, figure: Markup = EMPTY) -> Part:
+def _part(title: str, steps: Steps, figure: Markup = EMPTY, caption: str = "") -> Part:
     """The scalar metrics that the steps report, named as people say them."""
     keys = dict.fromkeys(key for step in steps.values() for key, value in step.metrics.items() if _is_scalar(value))
     facts = []
     for key in keys:
         label, form = _label(key)
         facts.append((label, tuple(form(step.metrics.get(key)) for step in steps.values())))
-    return Part(title, tuple(_track(name) for name in steps), tuple(facts), figure)
+    return Part(title, tuple(_track(name) for name in steps), tuple(facts), figure, caption)
 
 
 def _is_scalar(value: Any) -> bool:
@@ -137,10 +138,14 @@ def _label(key: str) -> tuple[str, Any]:
 
 
 def _initialisation(step: Step) -> Part:
-    groups = _relative_updates(read_json(step.path / "init_report.json"))
+    report = read_json(step.path / "init_report.json")
+    groups = _relative_updates(report)
     label = "relative size of the first update, ‖s·BNA‖ / ‖W‖"
     figure = strip_figure(step.name.replace("/", "-"), groups, label) if groups else EMPTY
-    return _part("Start of the adapter", {step.name: step}, figure)
+    caption = "One dot a weight matrix."
+    if report.get("subtracts_start"):
+        caption += " The start is subtracted from the base, so that the model at step 0 is the base model."
+    return _part("Start of the adapter", {step.name: step}, figure, caption)
 
 
 def _relative_updates(report: Mapping[str, Any]) -> dict[str, list[float]]:
