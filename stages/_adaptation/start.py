@@ -30,7 +30,7 @@ REPORT_FILE = "init_report.json"
 
 
 def write_adapter(config: Config, model_dir: Path, out: Workspace, resources: Resources) -> dict[str, Any]:
-    """Write the adapter and init_report.json; the step's metrics. Raises StepFailed for a start too bad to go on from."""
+    """Write the adapter and init_report.json; the step's metrics. Raises StepFailed for a bad start."""
     torch.set_num_threads(resources.num_threads or torch.get_num_threads())
     weights = targeted_weights(model_dir, config.adapter)
     began = time.perf_counter()
@@ -126,7 +126,7 @@ def _refuse_bad_start(config: Config, judged: Mapping[str, Any]) -> None:
         return
     cure = "`residual: subtract` starts at the base model; " if "residual" in type(config.adapter).model_fields else ""
     raise StepFailed(
-        f"adapter: the start of {config.adapter.method} (rank {config.adapter.rank}) raises the loss on the probe texts "
+        f"adapter: the start of {config.adapter.method} at rank {config.adapter.rank} raises the loss on the probe texts "
         f"from {base:.2f} to {start:.2f}, more than max_start_loss_increase = {config.max_start_loss_increase}; the "
         f"initial update is {judged['relative_update_max']:.2f} times the weight at most. "
         f"{cure}a smaller alpha starts closer to it; `accept_start: true` goes on as it is"

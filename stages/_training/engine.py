@@ -86,9 +86,18 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate
 
 
-def gradient_norm(engine: Any) -> float:
-    """Of the last step, before clipping."""
-    return float(engine.get_global_grad_norm())
+def finish_step(engine: Any) -> float:
+    """Let the optimizer step; the gradient's norm before clipping."""
+    plain = _plain_gradient_norm(engine) if engine.zero_optimization_stage() == 0 else None
+    engine.step()
+    reported = engine.get_global_grad_norm()
+    return float(plain if reported is None else reported)
+
+
+def _plain_gradient_norm(engine: Any) -> torch.Tensor:
+    """For the one case in which DeepSpeed reports none: a plain optimizer over whole gradients."""
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def save_adapter(engine: Any, adapter_dir: Path) -> None:

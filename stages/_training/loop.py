@@ -73,7 +73,7 @@ class Loop:
             position.step, self.num_steps, self.config.warmup_ratio, self.config.schedule
         )
         engines.set_learning_rate(self.engine, rate)
-        loss = self._accumulate(rows, position.step)
+        loss, norm = self._accumulate(rows, position.step)
         seconds = time.perf_counter() - began
         num_tokens = int(self.train.lengths[rows].sum())
         after = position.model_copy(
@@ -83,11 +83,12 @@ class Loop:
                 "seconds": position.seconds + seconds,
             }
         )
-        self._record(after, loss, rate, num_tokens / seconds, seconds)
+        measured = {"loss": loss, "learning_rate": rate, "grad_norm": norm}
+        self._record(after, {**measured, "tokens_per_second": num_tokens / seconds, "seconds": seconds})
         return after
 
-    def _accumulate(self, rows: np.ndarray, step: int) -> float:
-        """Forward and backward over this process's share, then the step; the loss over all processes.
+    def _accumulate(self, rows: np.ndarray, step: int) -> tuple[float, float]:
+        """Forward and backward over this process's share, then the step; the loss over all processes, the gradient norm.
 
         Every token weighs the same wherever it lies: each pass is divided by the targets of the whole global batch, and
         multiplied by the number of processes because DeepSpeed averages gradients over them.
@@ -97,14 +98,14 @@ class Loop:
         total = torch.zeros((), dtype=torch.float64)
         passes = list(share(rows, self.train.lengths, self.spec.per_device_batch_size, comm.get_rank(), world))
         self.engine.train()
-        for number, own_rows in enumerate(passes):
+        for number, own_rows in enumerate(passes, start=1):
             loss = self.objective.summed_loss(self.engine, self.train.batch(own_rows)) / num_targets
             total += loss.detach().double().cpu()
             self.engine.backward(loss * world, scale_wrt_gas=False)
-            if number + 1 == len(passes):
-                self._require_finite(total, rows, step)
-            self.engine.step()
-        return float(total)
+            if number < len(passes):
+                self.engine.step()
+        self._require_finite(total, rows, step)
+        return float(total), engines.finish_step(self.engine)
 
     def _require_finite(self, loss: torch.Tensor, rows: np.ndarray, step: int) -> None:
         """Sum the loss over all processes, in place."""
@@ -154,16 +155,13 @@ class Loop:
             lines = file.read_text().splitlines(keepends=True)[:num_steps] if file.exists() else []
             file.write_text("".join(lines))
 
-    def _record(self, position: Position, loss: float, rate: float, tokens_per_second: float, seconds: float) -> None:
+    def _record(self, position: Position, metrics: dict[str, float]) -> None:
         if not self.is_first:
             return
-        norm = engines.gradient_norm(self.engine)
-        metrics = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "tokens_per_second": tokens_per_second}
         with (self.out / METRICS_FILE).open("a") as stream:
-            stream.write(json.dumps({"step": position.step, **metrics, "seconds": seconds}) + "\n")
-        self.out.progress(
-            position.step, self.num_steps, loss=loss, tokens_per_second=position.num_tokens / position.seconds
-        )
+            stream.write(json.dumps({"step": position.step, **metrics}) + "\n")
+        speed = position.num_tokens / position.seconds
+        self.out.progress(position.step, self.num_steps, loss=metrics["loss"], tokens_per_second=speed)
 
     def _finish(self, position: Position) -> None:
         validation_loss = self.validation_loss()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +12,13 @@ from safetensors.torch import load_file
 
 from pipeline.errors import UserError
 from pipeline.stage import Workspace
-from stages._weights.index import INDEX_FILE, shard_files
+from stages._weights.folder import SMALL_FILES, copy_small_files, state_dtype
+from stages._weights.index import shard_files
 from stages._weights.sources import gguf_file
 from stages._weights.writing import ShardWriter
 
 if TYPE_CHECKING:
     from stages.prepare_model import Config, Gguf, Hub, Source
-
-_WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-_WEIGHTS = ["*.safetensors", INDEX_FILE]
 
 
 def write_model(config: Config, out: Workspace) -> dict[str, Any]:
@@ -33,7 +29,7 @@ def write_model(config: Config, out: Workspace) -> dict[str, Any]:
         writer.add(name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
         out.progress(count)
     writer.close()
-    _state_dtype(out.path, config.dtype)
+    state_dtype(out.path, config.dtype)
     _check_size(config, writer.num_parameters)
     return {"num_parameters": writer.num_parameters, "bytes": writer.num_bytes, "dtype": config.dtype}
 
@@ -45,7 +41,7 @@ def _tensors(source: Source, target: Path) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def _from_folder(folder: Path, target: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    _copy_small_files(folder, target)
+    copy_small_files(folder, target)
     for shard in shard_files(folder):
         yield from load_file(shard).items()
 
@@ -54,17 +50,12 @@ def _download(source: Hub) -> Path:
     from huggingface_hub import snapshot_download
 
     folder = snapshot_download(
-        source.name, revision=source.revision, allow_patterns=_WANTED, ignore_patterns=["original/*", "onnx/*"]
+        source.name,
+        revision=source.revision,
+        allow_patterns=["*.safetensors", *SMALL_FILES],
+        ignore_patterns=["original/*", "onnx/*"],
     )
     return Path(folder)
-
-
-def _copy_small_files(folder: Path, target: Path) -> None:
-    """Configuration and tokenizer: everything wanted except the weights."""
-    for pattern in _WANTED:
-        for file in folder.glob(pattern):
-            if not any(file.match(pattern) for pattern in _WEIGHTS):
-                shutil.copyfile(file, target / file.name)
 
 
 def _from_gguf(source: Gguf, target: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -79,13 +70,6 @@ def _from_gguf(source: Gguf, target: Path) -> Iterator[tuple[str, torch.Tensor]]
     model.generation_config.save_pretrained(target)
     tied = set(model.all_tied_weights_keys)
     yield from ((name, tensor) for name, tensor in model.state_dict().items() if name not in tied)
-
-
-def _state_dtype(model_dir: Path, dtype: str) -> None:
-    file = model_dir / "config.json"
-    values = json.loads(file.read_text())
-    values.pop("torch_dtype", None)  # the name that older versions wrote
-    file.write_text(json.dumps({**values, "dtype": dtype}, indent=2, sort_keys=True) + "\n")
 
 
 def _check_size(config: Config, found: int) -> None:

@@ -42,8 +42,8 @@ class FileMatrix:
             yield self.rows(range(start, min(start + num_rows, self.shape[0])))
 
     def squared_norm(self) -> float:
-        """||W||_F^2, summed in float64."""
-        return sum(float(block.double().square().sum()) for block in self.blocks(1024))
+        """||W||_F^2"""
+        return sum(float(torch.linalg.vector_norm(block)) ** 2 for block in self.blocks(1024))
 
     def _mapped(self) -> np.memmap:
         raw = _RAW[self.stored.num_bytes // self.stored.num_elements]

@@ -17,6 +17,7 @@ class ShardWriter:
     def __init__(self, model_dir: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         self.model_dir = model_dir
         self.max_shard_bytes = max_shard_bytes
+        self.num_tensors = 0
         self.num_parameters = 0
         self.num_bytes = 0
         self._pending: dict[str, torch.Tensor] = {}
@@ -27,6 +28,7 @@ class ShardWriter:
         if self._pending and _bytes(*self._pending.values(), tensor) > self.max_shard_bytes:
             self._flush()
         self._pending[name] = tensor.contiguous()
+        self.num_tensors += 1
         self.num_parameters += tensor.numel()
         self.num_bytes += _bytes(tensor)
 

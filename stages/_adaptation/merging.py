@@ -1,0 +1,117 @@
+"""Stream a base through its adapter into a merged model, one shard at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+
+from pipeline.errors import StepFailed
+from pipeline.stage import Resources, Workspace
+from stages._adaptation import verification
+from stages._adaptation.algebra import product
+from stages._adaptation.start import REPORT_FILE as START_REPORT_FILE
+from stages._peft.load import load_factors
+from stages._weights.folder import copy_small_files, state_dtype
+from stages._weights.index import shard_files, stored_tensors
+from stages._weights.matrix import TORCH_DTYPE
+from stages._weights.writing import ShardWriter
+from stages.adapters.base import Factors
+
+if TYPE_CHECKING:
+    from stages.merge import Config, Inputs
+
+REPORT_FILE = "merge_report.json"
+
+
+class Update(NamedTuple):
+    """What is added to one weight: s B N A of the trained factors, less that of the start where it was subtracted."""
+
+    trained: Factors
+    start: Factors | None
+    scale: float
+
+    def matrix(self, dtype: torch.dtype) -> torch.Tensor:
+        """The update [O, I], multiplied in `dtype`."""
+        update = product(self.trained, self.scale, dtype)
+        return update if self.start is None else update - product(self.start, self.scale, dtype)
+
+
+def merge(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
+    """Write and verify the merged model; the step's metrics."""
+    torch.set_num_threads(resources.num_threads or torch.get_num_threads())
+    start_report = json.loads((inputs.init / START_REPORT_FILE).read_text())
+    updates = read_updates(inputs.init.path, inputs.trained.path, start_report)
+    dtype = getattr(torch, config.dtype) if config.dtype else _base_dtype(inputs.model.path)
+    writer = write_merged(inputs.model.path, updates, dtype, out)
+    shutil.copyfile(inputs.trained / "template.json", out / "template.json")
+    start_dir = inputs.init.path if start_report["subtracts_start"] else None
+    layers = verification.layer_errors(inputs.model.path, out.path, updates)
+    answers = verification.compare_answers(inputs.model.path, inputs.trained.path, start_dir, out.path)
+    metrics = {
+        "max_relative_error": max(layer["relative_error"] for layer in layers),
+        "max_update_lost": max(layer["update_lost"] for layer in layers),
+        **answers,
+        "dtype": _name(dtype),
+        "num_parameters": writer.num_parameters,
+        "bytes": writer.num_bytes,
+    }
+    (out / REPORT_FILE).write_text(json.dumps({**metrics, "layers": layers}, indent=1) + "\n")
+    verification.require_agreement(metrics, dtype)
+    return metrics
+
+
+def read_updates(init_dir: Path, trained_dir: Path, start_report: dict[str, Any]) -> dict[str, Update]:
+    """Module name -> its update. Raises StepFailed if start and result are not of the same matrices."""
+    trained, start = load_factors(trained_dir), load_factors(init_dir)
+    if trained.keys() != start.keys():
+        raise StepFailed(f"merge: {trained_dir} and {init_dir} adapt different matrices; they are not of one training")
+    subtracts, scale = start_report["subtracts_start"], start_report["scale"]
+    return {module: Update(trained[module], start[module] if subtracts else None, scale) for module in trained}
+
+
+def write_merged(model_dir: Path, updates: dict[str, Update], dtype: torch.dtype, out: Workspace) -> ShardWriter:
+    """Write every tensor of the base, updated where an update is for it: in float32, rounded once to `dtype`.
+
+    Raises StepFailed for an update whose weight the base does not have.
+    """
+    names = stored_tensors(model_dir)
+    homeless = [module for module in updates if f"{module}.weight" not in names]
+    if homeless:
+        raise StepFailed(
+            f"merge: the base has no weight for {', '.join(homeless[:5])}; the adapter is of another model"
+        )
+    copy_small_files(model_dir, out.path)
+    state_dtype(out.path, _name(dtype))
+    writer = ShardWriter(out.path)
+    for shard in shard_files(model_dir):
+        with safe_open(shard, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                update = updates.get(name.removesuffix(".weight"))
+                writer.add(name, _merged(file.get_tensor(name), update, dtype))
+                out.progress(writer.num_tensors, len(names))
+    writer.close()
+    return writer
+
+
+def _merged(weight: torch.Tensor, update: Update | None, dtype: torch.dtype) -> torch.Tensor:
+    if update is not None:
+        precision = torch.promote_types(weight.dtype, torch.float32)
+        weight = weight.to(precision) + update.matrix(precision)
+    return weight.to(dtype) if weight.is_floating_point() else weight
+
+
+def _base_dtype(model_dir: Path) -> torch.dtype:
+    """The dtype that most of the base's numbers are stored in."""
+    sizes: dict[str, int] = {}
+    for tensor in stored_tensors(model_dir).values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.num_elements
+    return TORCH_DTYPE[max(sizes, key=lambda dtype: sizes[dtype])]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,129 @@
+"""Does the merged model on disk do what base and adapter do together?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+
+from pipeline.errors import StepFailed
+from stages._adaptation.probe import load_adapted, load_model, probe_tokens
+from stages._weights.index import stored_tensors
+from stages._weights.matrix import FileMatrix
+
+if TYPE_CHECKING:
+    from stages._adaptation.merging import Update
+    from stages.adapters.base import Factors
+
+NUM_PROBES = 4
+"""Random vectors per matrix: an error anywhere in it shows in each of them."""
+PROMPT_TOKENS, NEW_TOKENS = 24, 16
+
+MAX_RELATIVE_ERROR = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+"""Of a layer's output. Rounding a weight to bfloat16 moves it by up to 2^-9 of itself."""
+MAX_LOGIT_ERROR = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
+"""Of the largest logit: rounding errors of all layers add up in it."""
+
+
+class Answers(NamedTuple):
+    """What a model says to the probe texts."""
+
+    logits: list[torch.Tensor]
+    """of the first PROMPT_TOKENS tokens of each text, [T, V] float32"""
+    tokens: list[list[int]]
+    """the NEW_TOKENS that it would say next"""
+
+
+def layer_errors(base_dir: Path, merged_dir: Path, updates: Mapping[str, Update]) -> list[dict[str, Any]]:
+    """For every matrix on disk: the relative error of its output on random vectors against W x + s B N A x in float64,
+    and the size of that error relative to the update's own part (what rounding to a short dtype took of the update).
+
+    Raises StepFailed if a tensor is missing, or one without an update is not the base's.
+    """
+    base, merged = stored_tensors(base_dir), stored_tensors(merged_dir)
+    if base.keys() != merged.keys():
+        differing = sorted(base.keys() ^ merged.keys())
+        raise StepFailed(f"merge: the merged model's tensors differ from the base's: {', '.join(differing[:5])}")
+    for name in base:
+        if name.removesuffix(".weight") not in updates and not _same(name, base[name].file, merged[name].file):
+            raise StepFailed(f"merge: {name} has no update, and yet it is not the base's")
+    return [
+        _layer_error(module, FileMatrix(base[f"{module}.weight"]), FileMatrix(merged[f"{module}.weight"]), update)
+        for module, update in updates.items()
+    ]
+
+
+def compare_answers(base_dir: Path, trained_dir: Path, start_dir: Path | None, merged_dir: Path) -> dict[str, float]:
+    """Logits and greedy continuations of adapter and merged model on the probe texts, both computed in float32."""
+    prompts = [ids[:PROMPT_TOKENS] for ids in probe_tokens(merged_dir)]
+    adapted = _answers(load_adapted(base_dir, trained_dir, start_dir=start_dir, dtype=torch.float32), prompts)
+    merged = _answers(load_model(merged_dir, torch.float32), prompts)
+    largest = max(float(logits.abs().max()) for logits in adapted.logits)
+    errors = [float((a - b).abs().max()) for a, b in zip(adapted.logits, merged.logits, strict=True)]
+    return {
+        "probe_logit_error": max(errors) / largest,
+        "greedy_token_agreement": _agreement(adapted.tokens, merged.tokens),
+    }
+
+
+def require_agreement(metrics: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Raises StepFailed when an error is larger than rounding explains."""
+    limits = {"max_relative_error": MAX_RELATIVE_ERROR[dtype], "probe_logit_error": MAX_LOGIT_ERROR[dtype]}
+    for name, limit in limits.items():
+        if not metrics[name] <= limit:
+            raise StepFailed(
+                f"merge: {name} is {metrics[name]:.3g}, expected at most {limit:g} in {metrics['dtype']}: the merged "
+                f"model is not what was trained (merge_report.json has every layer)"
+            )
+
+
+def _layer_error(module: str, base: FileMatrix, merged: FileMatrix, update: Update) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    x_IP = torch.randn(base.shape[1], NUM_PROBES, generator=generator, dtype=torch.float64)
+    update_OP = _applied(update.trained, update.scale, x_IP)
+    if update.start is not None:
+        update_OP = update_OP - _applied(update.start, update.scale, x_IP)
+    expected_OP = base.full().double() @ x_IP + update_OP
+    error = float((merged.full().double() @ x_IP - expected_OP).norm())
+    size, update_size = float(expected_OP.norm()), float(update_OP.norm())
+    return {
+        "module": module,
+        "relative_error": error / size if size else error,
+        "update_lost": error / update_size if update_size else 0.0,
+    }
+
+
+def _applied(factors: Factors, scale: float, x_IP: torch.Tensor) -> torch.Tensor:
+    hidden_RP = factors.A_RI.double() @ x_IP
+    if factors.N_RR is not None:
+        hidden_RP = factors.N_RR.double() @ hidden_RP
+    return scale * (factors.B_OR.double() @ hidden_RP)
+
+
+def _same(name: str, base_file: Path, merged_file: Path) -> bool:
+    """Whether a tensor is the base's, rounded to the merged dtype."""
+    with safe_open(base_file, framework="pt") as base, safe_open(merged_file, framework="pt") as merged:
+        kept = merged.get_tensor(name)
+        return bool(torch.equal(base.get_tensor(name).to(kept.dtype), kept))
+
+
+@torch.no_grad()
+def _answers(model: Any, prompts: list[torch.Tensor]) -> Answers:
+    logits = [model(input_ids=ids[None]).logits[0].float() for ids in prompts]
+    settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+    said = [
+        model.generate(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **settings)[
+            0, len(ids) :
+        ].tolist()
+        for ids in prompts
+    ]
+    return Answers(logits, said)
+
+
+def _agreement(first: list[list[int]], second: list[list[int]]) -> float:
+    """The share of continuation tokens that are equal."""
+    pairs = [pair for a, b in zip(first, second, strict=True) for pair in zip(a, b, strict=True)]
+    return sum(a == b for a, b in pairs) / len(pairs)

@@ -1,0 +1,34 @@
+"""Merge a trained adapter into its base: W + s B N A, less the start where it was subtracted. Reads, verifies, writes.
+
+Writes the layout of prepare_model, template.json, and merge_report.json with what the verification found.
+"""
+
+from typing import Any, Literal
+
+from pipeline.artifact import Artifact
+from pipeline.stage import Resources, Workspace
+from pipeline.strict import StrictModel
+
+VERSION = 1
+
+
+class Config(StrictModel):
+    """How the merged model is stored."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """By default that of the base."""
+
+
+class Inputs(StrictModel):
+    """The base, the adapter's start, and the trained adapter."""
+
+    model: Artifact
+    init: Artifact
+    trained: Artifact
+
+
+def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
+    """Merge shard by shard, then compare with the adapter. Raises StepFailed if they do not agree."""
+    from stages._adaptation import merging
+
+    return merging.merge(config, inputs, out, resources)
