@@ -82,6 +82,7 @@ def strip_figure(name: str, values: Mapping[str, Sequence[float]], label: str) -
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3))
 
     return _responsive(name, paint, height=0.75 + 0.24 * len(values))
 

@@ -1,6 +1,6 @@
 """What each section of the page shows, taken from the steps; a section without data is empty and left out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,12 @@ def initialisation(steps: Steps) -> list[Part]:
 def merge(steps: Steps) -> Part | None:
     """How exactly each merged model equals base and adapter."""
     merged = {name: step for name, step in steps.items() if step.stage == "merge"}
-    return _part("Merge, checked", merged) if merged else None
+    if not merged:
+        return None
+    layers = [row for step in merged.values() for row in read_json(step.path / "merge_report.json")["layers"]]
+    label = "relative error of a layer's output"
+    figure = _strips("merge", layers, "relative_error", label)
+    return _part("Merge, checked", merged, figure, "One dot a weight matrix: merged, against base and adapter together.")
 
 
 def costs(steps: Steps) -> list[Cost]:
@@ -139,19 +144,18 @@ def _label(key: str) -> tuple[str, Any]:
 
 def _initialisation(step: Step) -> Part:
     report = read_json(step.path / "init_report.json")
-    groups = _relative_updates(report)
     label = "relative size of the first update, ‖s·BNA‖ / ‖W‖"
-    figure = strip_figure(step.name.replace("/", "-"), groups, label) if groups else EMPTY
+    figure = _strips(step.name.replace("/", "-"), report["matrices"], "relative_update", label)
     caption = "One dot a weight matrix."
     if report.get("subtracts_start"):
         caption += " The start is subtracted from the base, so that the model at step 0 is the base model."
     return _part("Start of the adapter", {step.name: step}, figure, caption)
 
 
-def _relative_updates(report: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Last part of a matrix's name ("q_proj") -> relative updates of the matrices with it, in the report's order."""
+def _strips(name: str, rows: Iterable[Mapping[str, Any]], key: str, label: str) -> Markup:
+    """A figure of a number that every matrix has, grouped by the last part of its module's name ("q_proj")."""
     groups: dict[str, list[float]] = {}
-    for row in report["matrices"]:
-        if row["relative_update"] is not None:
-            groups.setdefault(row["module"].rpartition(".")[2], []).append(row["relative_update"])
-    return groups
+    for row in rows:
+        if row[key] is not None:
+            groups.setdefault(row["module"].rpartition(".")[2], []).append(row[key])
+    return strip_figure(name, groups, label) if groups else EMPTY

@@ -69,7 +69,7 @@ def test_whole_run_with_several_tracks(synthetic, tmp_path):
     rows = table_rows((folder / "summary.md").read_text())
     assert [row[2] for row in rows[:2]] == ["math", "code"]
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 1 + 2 + 2 + 2  # plan, training twice, start twice, two strips
+    assert page.count("<svg") == 1 + 2 + 2 + 2 + 2  # plan; wide and narrow training, start, merge; two interval strips
     assert "code/train" in page
 
 
