@@ -75,7 +75,8 @@ def merge(steps: Steps) -> Part | None:
     layers = [row for step in merged.values() for row in read_json(step.path / "merge_report.json")["layers"]]
     label = "relative error of a layer's output"
     figure = _strips("merge", layers, "relative_error", label)
-    return _part("Merge, checked", merged, figure, "One dot a weight matrix: merged, against base and adapter together.")
+    caption = "One dot a weight matrix: merged, against base and adapter together."
+    return _part("Merge, checked", merged, figure, caption)
 
 
 def costs(steps: Steps) -> list[Cost]:

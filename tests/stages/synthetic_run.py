@@ -104,4 +104,5 @@ def add_training(run: SyntheticRun, track: str = "math") -> None:
             validation_loss_start=1.9, validation_loss_end=0.7, duration_seconds=312.0)  # fmt: skip
     layers = [{"module": "model.layers.0.mlp.up_proj", "relative_error": 3e-7, "update_lost": 1e-6}]
     read = ["prepare_model", "init_adapter", f"{track}/train"]
-    run.add(f"{track}/merge", read, {"merge_report.json": json.dumps({"layers": layers})}, max_relative_error=3e-7, greedy_token_agreement=1.0, duration_seconds=12.0)  # fmt: skip
+    run.add(f"{track}/merge", read, {"merge_report.json": json.dumps({"layers": layers})},
+            max_relative_error=3e-7, greedy_token_agreement=1.0, duration_seconds=12.0)  # fmt: skip
