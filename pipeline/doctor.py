@@ -91,7 +91,7 @@ def packages(lock: Path) -> Finding:
     if not lock.exists():
         return Finding("packages", "wrong", f"no lock file {lock}", "run from a clone of the repository")
     wanted = read_lock(lock)
-    installed = {_normal(name): version for name, version in installed_packages().items()}
+    installed = {normal_name(name): version for name, version in installed_packages().items()}
     differing = [
         f"{name} {installed.get(name, 'missing')} (lock: {version})"
         for name, version in wanted.items()
@@ -108,10 +108,11 @@ def packages(lock: Path) -> Finding:
 def read_lock(lock: Path) -> dict[str, str]:
     """{normalised name: pinned version}."""
     pins = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;#]+)", lock.read_text(), flags=re.MULTILINE)
-    return {_normal(name): version for name, version in pins}
+    return {normal_name(name): version for name, version in pins}
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
