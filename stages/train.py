@@ -68,7 +68,7 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
-    """Train to the end. Raises UserError for batch sizes that do not divide, StepFailed when training fails, Stopped."""
+    """Train to the end. Raises UserError for batch sizes that do not divide, StepFailed, Stopped."""
     from stages._training import launch, layout
 
     problems = layout.problems(config, layout.num_processes(resources))

@@ -13,11 +13,12 @@ from stages._peft.load import load_adapter, subtract_update
 TEXTS = (
     "The harbour was quiet in the early morning. Two fishermen mended their nets while gulls walked along the wall, "
     "waiting for the first boats to come home with the night's catch.",
-    "Water boils when its vapour pressure equals the pressure of the air above it. That is why eggs take longer to cook "
-    "on a high mountain, where the air is thin and water boils below one hundred degrees.",
-    "Maria buys four boxes of pencils. Each box holds twelve pencils, so she has 4 * 12 = 48 pencils. She gives 8 of them "
-    "to her brother and keeps 48 - 8 = 40 pencils for herself.",
-    "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return total / len(values)\n",
+    "Water boils when its vapour pressure equals the pressure of the air above it. That is why eggs take longer to "
+    "cook on a high mountain, where the air is thin and water boils below one hundred degrees.",
+    "Maria buys four boxes of pencils. Each box holds twelve pencils, so she has 4 * 12 = 48. She gives 8 of "
+    "them to her brother and keeps 48 - 8 = 40 pencils.",
+    "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n"
+    "    return total / len(values)\n",
 )
 
 

@@ -124,10 +124,11 @@ def _refuse_bad_start(config: Config, judged: Mapping[str, Any]) -> None:
     base, start = judged["probe_loss_base"], judged["probe_loss_start"]
     if start - base <= config.max_start_loss_increase:
         return
-    cure = "`residual: subtract` starts at the base model; " if "residual" in type(config.adapter).model_fields else ""
+    subtractable = "residual" in type(config.adapter).model_fields
+    cure = "`residual: subtract` starts at the base model; " if subtractable else ""
     raise StepFailed(
-        f"adapter: the start of {config.adapter.method} at rank {config.adapter.rank} raises the loss on the probe texts "
-        f"from {base:.2f} to {start:.2f}, more than max_start_loss_increase = {config.max_start_loss_increase}; the "
-        f"initial update is {judged['relative_update_max']:.2f} times the weight at most. "
+        f"adapter: the start of {config.adapter.method} at rank {config.adapter.rank} raises the loss on the probe "
+        f"texts from {base:.2f} to {start:.2f}, more than max_start_loss_increase = {config.max_start_loss_increase}; "
+        f"the initial update is {judged['relative_update_max']:.2f} times the weight at most. "
         f"{cure}a smaller alpha starts closer to it; `accept_start: true` goes on as it is"
     )

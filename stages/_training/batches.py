@@ -20,10 +20,10 @@ _POOL = 50
 class Batch(NamedTuple):
     """Right-padded rows. Causal attention never looks right, so padding needs no mask."""
 
-    input_ids_BT: torch.Tensor
-    """int64; padding is token 0"""
-    is_target_BT: torch.Tensor
-    """bool: the token is to be predicted (from those before it)"""
+    input_ids: torch.Tensor
+    """[B, T] int64; padding is token 0"""
+    is_target: torch.Tensor
+    """[B, T] bool: the token is to be predicted (from those before it)"""
     num_tokens: int
     """without padding"""
 
@@ -33,10 +33,10 @@ class TokenFile:
 
     def __init__(self, file: Path) -> None:
         tensors = load_file(file)
-        self.input_ids: np.ndarray = tensors["input_ids"]
-        self.loss_mask: np.ndarray = tensors["loss_mask"]
-        self.offsets: np.ndarray = tensors["offsets"]
-        self.lengths: np.ndarray = np.diff(self.offsets)
+        self.input_ids = tensors["input_ids"]
+        self.loss_mask = tensors["loss_mask"]
+        self.offsets = tensors["offsets"]
+        self.lengths = np.diff(self.offsets)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -48,8 +48,8 @@ class TokenFile:
     def batch(self, rows: np.ndarray) -> Batch:
         """Rows as one padded batch."""
         width = int(self.lengths[rows].max())
-        input_ids = np.zeros((len(rows), width), np.int64)
-        is_target = np.zeros((len(rows), width), bool)
+        input_ids: np.ndarray = np.zeros((len(rows), width), np.int64)
+        is_target: np.ndarray = np.zeros((len(rows), width), bool)
         for number, row in enumerate(rows):
             span = slice(self.offsets[row], self.offsets[row + 1])
             input_ids[number, : self.lengths[row]] = self.input_ids[span]
@@ -71,8 +71,8 @@ class Order:
         self._batch_size = batch_size
         self._seed = seed
         self._group_by_length = group_by_length
-        self._epoch = -1
-        self._batches = np.empty((0, batch_size), np.int64)
+        self._epoch = 0
+        self._batches = self._shuffled(0)
 
     def rows(self, step: int) -> np.ndarray:
         """The samples of step 0, 1, ...; what is left over at the end of an epoch is dropped."""

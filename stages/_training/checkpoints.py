@@ -111,9 +111,10 @@ def _seal(partial: Path, final: Path, position: Position, num_processes: int, ze
     _flush_to_disk(final.parent)
 
 
-def _sha256(file: Path) -> str | None:
+def _sha256(file: Path) -> str:
+    """Empty for a file that is gone."""
     if not file.exists():
-        return None
+        return ""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -88,16 +88,16 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 def finish_step(engine: Any) -> float:
     """Let the optimizer step; the gradient's norm before clipping."""
-    plain = _plain_gradient_norm(engine) if engine.zero_optimization_stage() == 0 else None
+    plain = _plain_gradient_norm(engine) if engine.zero_optimization_stage() == 0 else 0.0
     engine.step()
     reported = engine.get_global_grad_norm()
-    return float(plain if reported is None else reported)
+    return plain if reported is None else float(reported)
 
 
-def _plain_gradient_norm(engine: Any) -> torch.Tensor:
+def _plain_gradient_norm(engine: Any) -> float:
     """For the one case in which DeepSpeed reports none: a plain optimizer over whole gradients."""
     gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+    return float(torch.nn.utils.get_total_norm(gradients))
 
 
 def save_adapter(engine: Any, adapter_dir: Path) -> None:

@@ -5,9 +5,9 @@ import math
 import resource
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from deepspeed import comm
 
 from pipeline.errors import StepFailed
 from stages._peft.config import CONFIG_FILE
-from stages._training import checkpoints, engine as engines
+from stages._training import checkpoints
+from stages._training import engine as engines
 from stages._training.batches import Order, TokenFile, share
 from stages._training.checkpoints import Position
 from stages._training.objective import Objective
@@ -38,9 +39,7 @@ class Loop:
         self.order = Order(
             self.train.lengths, self.config.global_batch_size, self.config.seed, self.config.group_by_length
         )
-        self.num_steps = self.config.num_epochs * self.order.steps_per_epoch
-        if self.config.max_steps is not None:
-            self.num_steps = min(self.num_steps, self.config.max_steps)
+        self.num_steps = min(self.config.num_epochs * self.order.steps_per_epoch, self.config.max_steps or sys.maxsize)
         self.engine = engines.build(spec)
         self.objective = Objective(self.engine.module)
         self.checkpoints_dir = self.out / CHECKPOINTS_DIR
@@ -88,7 +87,7 @@ class Loop:
         return after
 
     def _accumulate(self, rows: np.ndarray, step: int) -> tuple[float, float]:
-        """Forward and backward over this process's share, then the step; the loss over all processes, the gradient norm.
+        """One step of the optimizer from this process's share; the loss over all processes and the gradient's norm.
 
         Every token weighs the same wherever it lies: each pass is divided by the targets of the whole global batch, and
         multiplied by the number of processes because DeepSpeed averages gradients over them.

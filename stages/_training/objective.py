@@ -24,8 +24,8 @@ class Objective:
 
     def summed_loss(self, engine: Any, batch: Batch) -> torch.Tensor:
         """The sum over the batch's targets, in nats, float32; differentiable if gradients are on."""
-        input_ids_BT = batch.input_ids_BT.to(engine.device)
-        is_target_BT = batch.is_target_BT.to(engine.device)
+        input_ids_BT = batch.input_ids.to(engine.device)
+        is_target_BT = batch.is_target.to(engine.device)
         self._predicts_BT = is_target_BT.roll(-1, dims=1)  # no row starts with a target, so nothing wraps around
         logits_KV = engine(input_ids=input_ids_BT, use_cache=False).logits
         return cross_entropy(logits_KV.float(), input_ids_BT[is_target_BT], reduction="sum")
