@@ -67,8 +67,6 @@ class Encoder:
     """Encodes prompt and response apart and joins the ids, so that generation sees the very prompt of training."""
 
     def __init__(self, template: Template, tokenizer: "Tokenizer", max_length: int) -> None:
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self.template = template
         self.tokenizer = tokenizer
         self.max_length = max_length

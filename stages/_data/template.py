@@ -19,7 +19,7 @@ from pipeline.fingerprint import canonical_json
 from pipeline.strict import StrictModel
 
 FILE = "template.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+TOKENIZER_FILE = "tokenizer.json"
 
 Messages = list[dict[str, str]]
 
@@ -137,14 +137,11 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def tokenizer_sha256(model_dir: Path) -> str:
-    """64 hex digits over the files that decide how text becomes ids. Raises UserError if there are none."""
-    digest = hashlib.sha256()
-    files = [model_dir / name for name in TOKENIZER_FILES if (model_dir / name).exists()]
-    if not files:
-        raise UserError(f"{model_dir}: no tokenizer found, expected one of {', '.join(TOKENIZER_FILES)}")
-    for file in files[:1] if files[0].name == "tokenizer.json" else files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    """64 hex digits of the file that decides how text becomes ids. Raises UserError if there is none."""
+    file = model_dir / TOKENIZER_FILE
+    if not file.exists():
+        raise UserError(f"{model_dir}: no {TOKENIZER_FILE}; save the model's fast tokenizer there with save_pretrained")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _refuse(message: str) -> str:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.stage import Workspace
-from stages._data import files, prompts, template
+from stages._data import files, template
+from stages._data.binding import bind
 from stages._data.encoding import Encoder, Samples
 from stages._data.formats import Example, FieldProblem
+from stages._data.tokenizer import load
 
 if TYPE_CHECKING:
     from stages.tokenize import Config, Inputs
@@ -38,11 +40,9 @@ def problems(config: Config, data: Artifact | None) -> list[str]:
 
 def tokenize(config: Config, inputs: Inputs, out: Workspace) -> dict[str, Any]:
     """Write every artifact file; the length report of train, and that of each split under "splits"."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(inputs.model.path)
-    bound = prompts.bind(config.template, tokenizer, inputs.model.path)
-    encoder = Encoder(bound, tokenizer.backend_tokenizer, config.max_length)
+    tokenizer = load(inputs.model.path)
+    bound = bind(config.template, tokenizer)
+    encoder = Encoder(bound, tokenizer.encoder, config.max_length)
     splits: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         file = inputs.data / f"{split}.jsonl"

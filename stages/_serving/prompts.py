@@ -66,8 +66,8 @@ def own_template(model: Artifact) -> Template:
     """The template the model was trained with, else the chat template of its tokenizer."""
     if (model / FILE).exists():
         return Template.load(model / FILE)
-    from transformers import AutoTokenizer
+    from stages._data.binding import bind
+    from stages._data.prompts import Chat
+    from stages._data.tokenizer import load
 
-    from stages._data.prompts import Chat, bind
-
-    return bind(Chat(kind="chat"), AutoTokenizer.from_pretrained(model.path), model.path)
+    return bind(Chat(kind="chat"), load(model.path))

