@@ -84,7 +84,7 @@ def _mistake(details: Any, root: yaml.MappingNode, kind: type[BaseModel]) -> Mis
             node = _child(node, discriminator) or node
             return Mistake(
                 node.start_mark,
-                f"{key}.{discriminator}: found {tag!r}, expected one of {', '.join(tags)}{_nearest(tag, tags)}",
+                f"{key}.{discriminator}: found {tag!r}, expected one of {', '.join(tags)}{_did_you_mean(tag, tags)}",
             )
         case "union_tag_not_found":
             return Mistake(where, f"{key}: missing, expected {details['ctx']['discriminator']} here")
@@ -152,8 +152,12 @@ def _tags(record: type[BaseModel]) -> set[Any]:
 
 
 def _nearest(word: Any, known: list[str]) -> str:
+    return _did_you_mean(word, known) or (f", expected one of {', '.join(known)}" if known else "")
+
+
+def _did_you_mean(word: Any, known: list[str]) -> str:
     near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f", expected one of {', '.join(known)}" if known else ""
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _expected(message: str) -> str:
