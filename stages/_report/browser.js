@@ -60,8 +60,11 @@
     return [...parts, text.slice(from)];
   };
 
+  // Text with indented lines is code, or close to it.
+  const style = (text) => (/^( {4}|\t)/m.test(text) ? "text code" : "text");
+
   const texts = (values, needle) =>
-    (values.length ? values : ["(empty)"]).map((text) => element("p", "text", ...marked(text || "(empty)", needle)));
+    (values.length ? values : ["(empty)"]).map((text) => element("p", style(text), ...marked(text || "(empty)", needle)));
 
   const verdict = (score) => {
     if (score === null) return element("span", "", "no score");
