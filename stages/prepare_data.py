@@ -5,7 +5,7 @@ One JSON object a line with the source's own field names; which fields mean what
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from pipeline.artifact import Artifact
 from pipeline.stage import Resources, Workspace
@@ -27,14 +27,22 @@ class Generated(StrictModel):
     options: dict[str, int | float | str | bool] = {}
     """The generator's own options, checked against its `Options`."""
 
-    @model_validator(mode="after")
-    def _check_options(self) -> Self:
-        generators.load(self.generator).Options(**self.options)
-        return self
+    @field_validator("generator")
+    @classmethod
+    def _check_generator(cls, name: str) -> str:
+        generators.load(name)
+        return name
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "generator" in info.data:
+            generators.options(info.data["generator"], options)
+        return options
 
     def canonical(self) -> dict[str, Any]:
         """Options in the generator's own canonical form, so that they follow the rules for defaults and VERSION."""
-        options = generators.load(self.generator).Options(**self.options)
+        options = generators.options(self.generator, self.options)
         fields = {key: value for key, value in super().canonical().items() if key != "options"}
         return {**fields, "options": options.canonical()}
 

@@ -31,9 +31,9 @@ def problems(source: Generated | Hub | Files) -> list[str]:
 def splits(source: Generated | Hub | Files) -> dict[str, Iterable[Row]]:
     """The rows of each split the source has."""
     if source.kind == "generated":
-        generator = generators.load(source.generator)
-        options = generator.Options(**source.options)
-        return generator.generate(options, source.seed, source.num_train, source.num_validation, source.num_test)
+        options = generators.options(source.generator, source.options)
+        generate = generators.load(source.generator).generate
+        return generate(options, source.seed, source.num_train, source.num_validation, source.num_test)
     if source.kind == "hub":
         return {
             split: hub.rows(source.name, source.revision, source.config_name, part)

@@ -43,8 +43,12 @@ def test_generator_options_are_typed_and_hashed_in_canonical_form():
     plain = configured(GENERATED)
     assert configured({**GENERATED, "options": {"max_steps": 3}}).canonical() == plain.canonical()  # 3 is the default
     assert configured({**GENERATED, "options": {"max_steps": 2}}).canonical() != plain.canonical()
-    with pytest.raises(ValidationError, match="max_stps"):
+    with pytest.raises(ValidationError, match="max_stps: unknown option, expected one of min_steps, max_steps"):
         configured({**GENERATED, "options": {"max_stps": 2}})
+    with pytest.raises(ValidationError, match="max_steps: found '2', expected a valid integer; max_number: found 1"):
+        configured({**GENERATED, "options": {"max_steps": "2", "max_number": 1}})
+    with pytest.raises(ValidationError, match="min_steps 3 is above max_steps 2"):
+        configured({**GENERATED, "options": {"min_steps": 3, "max_steps": 2}})
     with pytest.raises(ValidationError, match="unknown generator 'algebra', known: arithmetic"):
         configured({**GENERATED, "generator": "algebra"})
 

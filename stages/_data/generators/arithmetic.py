@@ -7,9 +7,9 @@ whole, nothing goes below 2, divisions are exact. Pure Python and seeded: equal 
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.strict import StrictModel
@@ -44,6 +44,12 @@ class Options(StrictModel):
     """Largest number that is multiplied or divided by."""
     max_result: int = Field(default=100, ge=10)
     """Largest number in a solution."""
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        if self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}")
+        return self
 
 
 class Problem(NamedTuple):
