@@ -5,7 +5,7 @@ export VENV
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart doctor test test-fast lint format lock test-packages
+.PHONY: help setup quickstart doctor test test-fast lint format benchmark lock test-packages
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -33,6 +33,9 @@ lint: setup ## ruff and mypy
 format: setup ## let ruff mend layout, imports and what else it can
 	ruff check --fix-only --quiet .
 	ruff format .
+
+benchmark: setup ## the engine's own speed, beside dvc and snakemake
+	@python -m benchmarks.engine
 
 lock: setup ## compile requirements/*.lock anew from the .in files; newer versions: make lock UPGRADE=--upgrade
 	requirements/lock.sh $(UPGRADE)

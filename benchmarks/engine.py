@@ -1,6 +1,6 @@
 """How fast the engine itself is, beside dvc and snakemake, as one Markdown table.
 
-    python benchmarks/engine.py [--rounds 15] [--store store] [--no-peers]
+    python -m benchmarks.engine [--rounds 15] [--store store] [--no-peers]
 
 Every number is the median wall clock of a whole process. The commands take turns, one of each per round, so that a
 busy moment of the machine hits all alike. Steps are toy stages whose work is next to nothing; where `--store` holds
@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+
+from pipeline.machine import cpu_count
 
 ROOT = Path(__file__).parents[1]
 PEERS_VENV = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nlora-pipeline" / "peers"
@@ -74,6 +76,9 @@ class Row:
 def main() -> int:
     """Measure, print the table, and tell whether every bar is met."""
     arguments = parse_arguments()
+    setting = (
+        f"medians of {arguments.rounds} rounds, {cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start"
+    )
     with tempfile.TemporaryDirectory() as folder:
         ours = list(our_cases(Path(folder), arguments.store))
         peers = [] if arguments.no_peers else list(peer_cases(Path(folder)))
@@ -83,9 +88,7 @@ def main() -> int:
     rows = [*our_rows({case.name: case for case in ours}), *peer_rows(ours, peers)]
     print(markdown(rows))
     missed = [row.name for row in rows if row.bar is not None and row.seconds > row.bar]
-    print(
-        f"\nmedians of {arguments.rounds} rounds; " + (f"missed: {', '.join(missed)}" if missed else "every bar is met")
-    )
+    print(f"\n{setting}; {'missed: ' + ', '.join(missed) if missed else 'every bar is met'}")
     return 1 if missed else 0
 
 
