@@ -39,3 +39,12 @@ def test_licence_is_apache():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_missing_system_packages_are_one_line_where_they_cannot_be_installed(tmp_path):
+    (tmp_path / "id").symlink_to("/usr/bin/id")
+    command = ["/bin/bash", str(ROOT / "requirements" / "debian.sh"), "id", "no-such-tool", "tool=its-package"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.startswith("debian: missing: no-such-tool its-package; tests that need them will fail")
+    assert done.stderr.count("\n") == 1
