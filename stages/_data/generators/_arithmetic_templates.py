@@ -210,7 +210,7 @@ TWO_STEPS = (
         "[x + c] dollars.",
     ),
     (
-        "A class of {a} forms groups of {b}. Each group gets {c} {supply}. How many {supply} are (needed|given out)?",
+        "A class of {a} children forms groups of {b}. Each group gets {c} {supply}. How many {supply} are (needed|given out)?",
         "[a / b] groups.",
         "[x * c] {supply}.",
     ),
@@ -276,9 +276,9 @@ THREE_STEPS = (
         "[y + a] {item} together.",
     ),
     (
-        "A farm has {a} {animal} and {b} times as many hens. It sells {c} hens. How many animals are left in all?",
-        "[a * b] hens.",
-        "[x - c] hens.",
+        "A farm has {a} {animal} and {b} times as many pigs. It sells {c} pigs. How many animals are left in all?",
+        "[a * b] pigs.",
+        "[x - c] pigs.",
         "[y + a] animals in all.",
     ),
     (
