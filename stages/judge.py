@@ -27,6 +27,9 @@ class Config(StrictModel):
     """FastChat's judge_prompts.jsonl; by default short prompts of the same form shipped here."""
     references: LocalPath | None = None
     """FastChat's reference answers; by default those in the questions' own "reference"."""
+    answer_start: str = ""
+    """Text the judge's reply is made to begin with. "Rating: [[" lets a model rate that is too small to keep to the
+    form, but then it rates without explaining first."""
     max_tokens: Annotated[int, Field(ge=1)] = 2048
     temperature: Annotated[float, Field(ge=0)] = 0.0
     num_repeats: Annotated[int, Field(ge=1)] = 1
@@ -86,6 +89,7 @@ def _judge_requests(config: Config, inputs: Inputs) -> list[Request]:
             prompts,
             references.get(request.id, request.doc.get("reference")),
             sampling,
+            config.answer_start,
         )
         for request in asked
         for turn in range(len(request.turns))
@@ -136,7 +140,7 @@ def _reply(config: Config, question: Request, repeat: int, replies: Any, attempt
 
     for attempt in range(attempts):
         reply = replies.answers.get((question.id, attempt * config.num_repeats + repeat, 0))
-        if reply is not None and parse_rating(reply.text) is not None:
+        if reply is not None and parse_rating(config.answer_start + reply.text) is not None:
             return attempt, reply
     return None
 
@@ -144,15 +148,16 @@ def _reply(config: Config, question: Request, repeat: int, replies: Any, attempt
 def _judgment(config: Config, question: Request, repeat: int, replies: Any) -> dict[str, Any]:
     from stages.benchmarks._judging import parse_rating
 
-    last = config.num_retries
-    unread: Answer = replies.answers[question.id, last * config.num_repeats + repeat, 0]
-    attempt, reply = _reply(config, question, repeat, replies, last + 1) or (last, unread)
+    attempt, reply = _reply(config, question, repeat, replies, config.num_retries + 1) or (
+        config.num_retries,
+        replies.answers[question.id, config.num_retries * config.num_repeats + repeat, 0],
+    )
     return {
         **question.doc,
         "repeat": repeat,
         "attempt": attempt,
-        "rating": parse_rating(reply.text),
-        "text": reply.text,
+        "rating": parse_rating(config.answer_start + reply.text),
+        "text": config.answer_start + reply.text,
         "finish_reason": reply.finish_reason,
     }
 

@@ -34,6 +34,7 @@ def main() -> None:
     if order["isolate"]:
         make_read_only_with_empty_home()
         drop_capabilities()
+    leave_first_process()
     set_limits(order["limits"])
     result = execute(order["program"], order["limits"])
     if result["status"] == "passed":
@@ -75,6 +76,15 @@ def drop_capabilities() -> None:
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     check(libc.capset(header, (ctypes.c_uint32 * 6)()))
+
+
+def leave_first_process() -> None:
+    """Go on in a child, and end when it ends: the first process of a namespace is deaf to signals, its own included."""
+    program = os.fork()
+    if program:
+        while os.wait()[0] != program:
+            pass
+        os._exit(0)
 
 
 def set_limits(limits: dict[str, Any]) -> None:

@@ -19,8 +19,10 @@ class Prompter:
     @classmethod
     def for_model(cls, model_dir: Path, template: Template) -> "Prompter":
         """Raises UserError when the template belongs to another tokenizer."""
+        from stages._data.tokenizer import load
+
         template.check_tokenizer(model_dir)
-        return cls(template, load_tokenizer(model_dir))
+        return cls(template, load(model_dir).encoder)
 
     def prompt_ids(self, request: Request, messages: list[Message]) -> list[int]:
         """Token ids [num_prompt_tokens] the model continues with its next answer."""
@@ -35,18 +37,6 @@ class Prompter:
         if request.raw:
             return messages[-1].content
         return self.template.render_prompt([message.model_dump() for message in messages])
-
-
-def load_tokenizer(model_dir: Path) -> Any:
-    """A `tokenizers.Tokenizer` (which loads in a fraction of a second) where the model has one, else transformers'."""
-    fast = model_dir / "tokenizer.json"
-    if fast.exists():
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_file(str(fast))
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_dir)
 
 
 def refuse_other_template(model: Artifact, template: Template) -> None:

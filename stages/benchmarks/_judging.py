@@ -59,6 +59,7 @@ def judge_request(
     prompts: dict[str, JudgePrompt],
     reference: list[str] | None,
     sampling: Sampling,
+    answer_start: str = "",
 ) -> Request:
     """What the judge is asked about one turn (0 or 1) of a conversation. Its id is "<question>/<turn>"."""
     with_reference = request.doc["category"] in CATEGORIES_WITH_REFERENCE and reference is not None
@@ -67,6 +68,7 @@ def judge_request(
         id=f"{request.id}/{turn}",
         history=(Message(role="system", content=prompt.system_prompt),),
         turns=(prompt.prompt_template.format(**_fields(request, texts, turn, reference if with_reference else None)),),
+        answer_start=answer_start,
         sampling=sampling,
         doc={"id": request.id, "turn": turn, "prompt": prompt.name},
     )

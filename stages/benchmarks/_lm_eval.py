@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,51 +125,48 @@ def evaluate_stored(config: "Config", bootstrap_iters: int, answered: Answered, 
 
 def load_task(config: "Config", data_dir: Path | None, cache_dir: Path) -> Any:
     """The lm-eval task, on the files of `data_dir` if there is one."""
-    manager = TaskManager(include_path=TASKS_DIR)
-    if config.task not in manager.all_subtasks:
-        near = get_close_matches(config.task, manager.all_tasks, n=5)
-        raise UserError(
-            f"benchmark.task: lm-eval has no task {config.task!r}; near names: {', '.join(near) or 'none'}; "
-            "groups and tags are evaluated one task at a time"
-        )
-    spec = (
-        config.task
-        if data_dir is None
-        else _on_local_files(manager.task_index[config.task].yaml_path, data_dir, cache_dir)
-    )
-    (task,) = manager.load([spec])["tasks"].values()
-    if task.OUTPUT_TYPE != "generate_until":
-        raise UserError(f"benchmark.task: {config.task} is a {task.OUTPUT_TYPE} task, expected a generate_until task")
-    _set_fewshot(task, config)
-    return task
-
-
-def _on_local_files(yaml_path: Path | None, data_dir: Path, cache_dir: Path) -> dict[str, Any]:
-    """The task's whole configuration, with its data source replaced (overrides alone would lose the rest)."""
-    if yaml_path is None:
-        raise UserError("benchmark.task: a task without a YAML file cannot read local data; leave out its data")
-    spec = load_yaml(yaml_path, resolve_func=True, recursive=True)
-    files = {spec[key]: data_dir / f"{name}.jsonl" for key, name in SPLITS.items() if spec.get(key)}
-    present = {split: str(file) for split, file in files.items() if file.exists()}
-    if not present:
-        raise UserError(
-            f"{data_dir}: no data for the task, expected one of {', '.join(file.name for file in files.values())}"
-        )
-    for key in (*SPLITS, "fewshot_split"):
-        if spec.get(key) not in present:
-            spec[key] = None
-    return {
-        **spec,
-        "dataset_path": "json",
-        "dataset_name": None,
-        "dataset_kwargs": {"data_files": present, "cache_dir": str(cache_dir)},
-    }
-
-
-def _set_fewshot(task: Any, config: "Config") -> None:
+    path = _yaml_path(config.task)
+    output_type = load_yaml(path, resolve_func=False, recursive=True).get("output_type") if path else None
+    if output_type not in (None, "generate_until"):
+        raise UserError(f"benchmark.task: {config.task} is a {output_type} task, expected a generate_until task")
+    spec = config.task if data_dir is None else _on_local_files(path, data_dir, cache_dir)
+    (task,) = _manager().load([spec])["tasks"].values()
     own = task.get_config("num_fewshot")
     task.set_config(key="num_fewshot", value=config.num_fewshot if config.num_fewshot is not None else own or 0)
     task.set_fewshot_seed(seed=config.seed)
+    return task
+
+
+@cache
+def _manager() -> TaskManager:
+    return TaskManager(include_path=TASKS_DIR)
+
+
+def _yaml_path(name: str) -> Path | None:
+    """Where a task is defined; None for one that is written in Python."""
+    if name not in _manager().all_subtasks:
+        near = get_close_matches(name, _manager().all_tasks, n=5)
+        raise UserError(
+            f"benchmark.task: lm-eval has no task {name!r}; near names: {', '.join(near) or 'none'}; "
+            "groups and tags are evaluated one task at a time"
+        )
+    path: Path | None = _manager().task_index[name].yaml_path
+    return path
+
+
+def _on_local_files(path: Path | None, data_dir: Path, cache_dir: Path) -> dict[str, Any]:
+    """The task's whole configuration, with its data source replaced (overrides alone would lose the rest)."""
+    if path is None:
+        raise UserError("benchmark.task: a task without a YAML file cannot read local data; leave out its data")
+    spec: dict[str, Any] = load_yaml(path, resolve_func=True, recursive=True)
+    files = {spec[key]: data_dir / f"{name}.jsonl" for key, name in SPLITS.items() if spec.get(key)}
+    present = {split: str(file) for split, file in files.items() if file.exists()}
+    if not present:
+        names = ", ".join(file.name for file in files.values())
+        raise UserError(f"{data_dir}: no data for the task, expected one of {names}")
+    kept = {key: value for key, value in spec.items() if key not in (*SPLITS, "fewshot_split") or value in present}
+    kwargs = {"data_files": present, "cache_dir": str(cache_dir)}
+    return {**kept, "dataset_path": "json", "dataset_name": None, "dataset_kwargs": kwargs}
 
 
 def _evaluate(config: "Config", lm: LM, task: Any, bootstrap_iters: int) -> Any:

@@ -16,9 +16,9 @@ Item = dict[str, Any]
 
 
 class Metric(StrictModel):
-    """A mean over n items and its standard error (None where one item is too few)."""
+    """A mean over n items and its standard error (None where one item is too few); without items there is no value."""
 
-    value: float
+    value: float | None
     stderr: float | None
     n: int
 
@@ -57,6 +57,8 @@ class Answered:
 
 def mean_metric(values: Sequence[float]) -> Metric:
     """The mean and its standard error s / sqrt(n), s being the sample standard deviation."""
+    if not values:
+        return Metric(value=None, stderr=None, n=0)
     stderr = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Metric(value=fmean(values), stderr=stderr, n=len(values))
 

@@ -139,7 +139,7 @@ def _metrics(items: list[Item]) -> dict[str, Metric]:
     for category in dict.fromkeys(item["category"] for item in items):
         groups[f"rating_{category}"] = ("score", [item for item in items if item["category"] == category])
     read = {name: [item[key] for item in chosen if item.get(key) is not None] for name, (key, chosen) in groups.items()}
-    return {name: mean_metric(values) for name, values in read.items() if values}
+    return {name: mean_metric(values) for name, values in read.items() if values or name == "rating"}
 
 
 def _note(config: Config, answered: Answered) -> str:
