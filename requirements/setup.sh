@@ -16,8 +16,8 @@ lock_for_this_machine() {
     if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then echo "$here/cuda.lock"; else echo "$here/cpu.lock"; fi
 }
 
-identity() {  # what the stamp holds: lock file, its hash, Python version
-    echo "$lock $(sha256sum <"$lock" | cut -d' ' -f1) $("$venv/bin/python" --version 2>&1)"
+identity() {  # what the stamp holds: lock file, hash of its pins, Python version
+    echo "$lock $(sed 's/ *#.*//' "$lock" | sha256sum | cut -d' ' -f1) $("$venv/bin/python" --version 2>&1)"
 }
 
 find_python() {

@@ -61,11 +61,12 @@ def wheel(folder: Path, name: str, version: str) -> None:
 
 
 @pytest.mark.slow
-def test_installs_exactly_the_lock_and_then_does_nothing(setup, venv):
+def test_installs_exactly_the_lock_and_then_does_nothing(setup, venv, lock):
     first = setup()
     assert first.returncode == 0, first.stderr
     assert installed(venv) == {"uv", "iniconfig", "shellingham"}
 
+    lock.write_text(lock.read_text().replace("\n", "  # via another comment\n"))
     started = time.monotonic()
     second = setup()
     assert time.monotonic() - started < 1
