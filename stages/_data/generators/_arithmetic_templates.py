@@ -210,7 +210,7 @@ TWO_STEPS = (
         "[x + c] dollars.",
     ),
     (
-        "A class of {a} children forms groups of {b}. Each group gets {c} {supply}. How many {supply} are (needed|given out)?",
+        "A class of {a} children forms groups of {b}. Each group gets {c} {supply}. How many {supply} is that?",
         "[a / b] groups.",
         "[x * c] {supply}.",
     ),
