@@ -1,7 +1,7 @@
 """The PEFT configuration of an adapter: PEFT's own for two factors, its extension for three."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +9,16 @@ from peft import LoraConfig
 from torch import nn
 
 from stages._peft.layer import StructuredLinear
-from stages._peft.names import N_LORA, STRUCTURED
+from stages._peft.names import STRUCTURED
 from stages.adapters.base import AdapterConfig
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
-_PEFT_METADATA = next(f.metadata for f in fields(LoraConfig) if f.name == "init_lora_weights")
-
 
 @dataclass
 class StructuredLoraConfig(LoraConfig):
-    """LoraConfig whose linear layers may have a core; `init_lora_weights` is one of `names.STRUCTURED`."""
-
-    init_lora_weights: bool | str = field(
-        default=N_LORA,
-        metadata={**_PEFT_METADATA, "lora_variants": [*_PEFT_METADATA["lora_variants"], *STRUCTURED]},
-    )
+    """LoraConfig whose linear layers may have a core, when `init_lora_weights` is one of `names.STRUCTURED`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

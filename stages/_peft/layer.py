@@ -14,7 +14,7 @@ from peft.utils.integrations import gather_params_ctx
 from torch import nn
 from torch.nn.functional import linear
 
-from stages._peft.names import INT_TUNE, N_LORA, S_LORA
+from stages._peft.names import INT_TUNE, N_LORA, S_LORA, STRUCTURED
 
 
 class StructuredLinear(Linear):
@@ -28,20 +28,16 @@ class StructuredLinear(Linear):
             self.lora_N = nn.ModuleDict()
         super().update_layer(adapter_name, *args, **kwargs)
 
-    @property
-    def lora_variants(self) -> dict[tuple[str, ...], type[LoraVariant] | None]:
-        """PEFT's variants and ours, by the value of `init_lora_weights` that asks for them."""
-        return {
-            **super().lora_variants,
-            (S_LORA,): StructuredVariant,
-            (N_LORA,): NystromVariant,
-            (INT_TUNE,): CoreOnlyVariant,
-        }
+    def resolve_lora_variant(self, *, config: LoraConfig, **kwargs: Any) -> LoraVariant | None:
+        """Our variant where `init_lora_weights` asks for one, else what PEFT would choose."""
+        ours = {S_LORA: StructuredVariant, N_LORA: NystromVariant, INT_TUNE: CoreOnlyVariant}
+        if config.init_lora_weights in ours:
+            return ours[config.init_lora_weights]()
+        return super().resolve_lora_variant(config=config, **kwargs)
 
     def reset_lora_parameters(self, adapter_name: str, init_lora_weights: bool | str) -> None:
         """A by Kaiming's rule and B zero for our methods too; their variants then set what differs."""
-        ours = init_lora_weights in (S_LORA, N_LORA, INT_TUNE)
-        super().reset_lora_parameters(adapter_name, True if ours else init_lora_weights)
+        super().reset_lora_parameters(adapter_name, True if init_lora_weights in STRUCTURED else init_lora_weights)
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """The update s B N A [O, I], multiplied in float32 or better, in the dtype of B."""
