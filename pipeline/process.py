@@ -3,13 +3,14 @@
 import os
 import select
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 from pipeline.guard import guarded
 
-GRACE_SECONDS = 60.0
+GRACE_SECONDS = 180.0
 """How long a stopped process may take to save its work before it is killed."""
 
 
@@ -28,7 +29,7 @@ class Process:
             stdin=subprocess.PIPE if order is not None else subprocess.DEVNULL,
             stdout=self._file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            env={**os.environ, "PATH": _search_path(), "PYTHONUNBUFFERED": "1", **(environment or {})},
             start_new_session=True,
         )
         self._descriptor = os.pidfd_open(self._process.pid)
@@ -68,3 +69,8 @@ class Process:
         """Give back its descriptors."""
         os.close(self._descriptor)
         self._file.close()
+
+
+def _search_path() -> str:
+    """PATH with this interpreter's own programs (ninja, for DeepSpeed) first, also when no environment is activated."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

@@ -82,5 +82,5 @@ rm -f "$stamp"
 echo "setup: installing $lock into $venv" >&2
 install_uv
 install_cpu_torch
-uv_pip sync "$lock"
+uv_pip sync --compile-bytecode "$lock"  # once here instead of at the first start of everything
 identity >"$stamp"

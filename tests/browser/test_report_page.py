@@ -16,8 +16,6 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 HARMFUL = "</script><script>window.harmed = 1</script><img src=x onerror='window.harmed = 1'><b>bold</b>"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium, or set CHROMIUM")
-
 
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory) -> Path:
@@ -43,6 +41,7 @@ def browser() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
+        assert CHROMIUM, "no Chromium: apt-get install chromium, or name one in CHROMIUM"
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield running
         running.close()
