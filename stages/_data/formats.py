@@ -61,7 +61,51 @@ class Instruction(StrictModel):
         return Example([_user("\n\n".join(parts))], text(row, self.output))
 
 
-Format = Annotated[PromptResponse | Instruction, Field(discriminator="kind")]
+ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+"""The speakers of OpenAI's and of ShareGPT's layout, in OpenAI's words."""
+
+
+class Conversation(StrictModel):
+    """A list of turns, {"role", "content"} or ShareGPT's {"from", "value"}; the last assistant turn is the response.
+
+    Earlier turns are what the model is shown; what follows the last assistant turn is left out.
+    """
+
+    kind: Literal["conversation"]
+    field: str = "messages"
+
+    def columns(self) -> list[str]:
+        """The fields every row must have."""
+        return [self.field]
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """Raises FieldProblem."""
+        turns = [self._turn(row, number) for number in range(len(self._turns(row)))]
+        answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
+        if not answers or "user" not in {turn["role"] for turn in turns[: answers[-1]]}:
+            raise FieldProblem(self.field, "no assistant turn after a user turn")
+        return Example(turns[: answers[-1]], turns[answers[-1]]["content"])
+
+    def _turns(self, row: Mapping[str, Any]) -> list[Any]:
+        turns = row.get(self.field)
+        if not isinstance(turns, list):
+            raise FieldProblem(
+                self.field, "no such field" if turns is None else f"{type(turns).__name__} {turns!r:.40}"
+            )
+        return turns
+
+    def _turn(self, row: Mapping[str, Any], number: int) -> Message:
+        name, turn = f"{self.field}[{number}]", row[self.field][number]
+        if not isinstance(turn, Mapping):
+            raise FieldProblem(name, f"{type(turn).__name__} {turn!r:.40}")
+        role = turn.get("role", turn.get("from"))
+        if role not in ROLES:
+            raise FieldProblem(f"{name}.role", f"{role!r}")
+        content = text({name: turn.get("content", turn.get("value"))}, name)
+        return {"role": ROLES[role], "content": content}
+
+
+Format = Annotated[PromptResponse | Instruction | Conversation, Field(discriminator="kind")]
 
 
 def text(row: Mapping[str, Any], field: str) -> str:
