@@ -130,7 +130,7 @@ def load_task(config: "Config", data_dir: Path | None, cache_dir: Path) -> Any:
     if output_type not in (None, "generate_until"):
         raise UserError(f"benchmark.task: {config.task} is a {output_type} task, expected a generate_until task")
     spec = config.task if data_dir is None else _on_local_files(path, data_dir, cache_dir)
-    (task,) = _manager().load([spec])["tasks"].values()
+    (task,) = _manager(config.task).load([spec])["tasks"].values()
     own = task.get_config("num_fewshot")
     task.set_config(key="num_fewshot", value=config.num_fewshot if config.num_fewshot is not None else own or 0)
     task.set_fewshot_seed(seed=config.seed)
@@ -138,19 +138,22 @@ def load_task(config: "Config", data_dir: Path | None, cache_dir: Path) -> Any:
 
 
 @cache
-def _manager() -> TaskManager:
-    return TaskManager(include_path=TASKS_DIR)
+def _manager(task: str) -> TaskManager:
+    """The tasks shipped here if that is one of them, else lm-eval's (reading its thousands of files takes seconds)."""
+    shipped = TaskManager(include_path=TASKS_DIR, include_defaults=False)
+    return shipped if task in shipped.all_subtasks else TaskManager()
 
 
 def _yaml_path(name: str) -> Path | None:
     """Where a task is defined; None for one that is written in Python."""
-    if name not in _manager().all_subtasks:
-        near = get_close_matches(name, _manager().all_tasks, n=5)
+    manager = _manager(name)
+    if name not in manager.all_subtasks:
+        near = get_close_matches(name, manager.all_tasks, n=5)
         raise UserError(
             f"benchmark.task: lm-eval has no task {name!r}; near names: {', '.join(near) or 'none'}; "
             "groups and tags are evaluated one task at a time"
         )
-    path: Path | None = _manager().task_index[name].yaml_path
+    path: Path | None = manager.task_index[name].yaml_path
     return path
 
 
