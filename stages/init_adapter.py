@@ -54,6 +54,16 @@ def target_problems(config: Config, shapes: dict[str, tuple[int, ...]]) -> list[
     return targets.problems(shapes, config.adapter.targets, config.adapter.rank)
 
 
+def num_trainable(config: Config, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Numbers that training this adapter on a model with these tensors would change."""
+    from stages._weights import targets
+
+    known = targets.matrices(shapes)
+    return sum(
+        config.adapter.num_trainable(*known[module]) for module in targets.select(known, config.adapter.targets)[0]
+    )
+
+
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Start, write and judge the adapter. Raises UserError for targets or ranks that do not fit, StepFailed for a start
     that costs more than `max_start_loss_increase`.

@@ -12,6 +12,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
+from stages._weights.architecture import Shapes
 
 VERSION = 1
 
@@ -57,14 +58,27 @@ class Inputs(StrictModel):
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
-    """Batch arithmetic, and memory and disk for the model where its size is known."""
+    """Batch arithmetic, and memory and disk for a model that is there."""
     from stages._training import layout, requirements
+    from stages._weights.index import stored_tensors
 
-    num_processes = layout.num_processes(resources)
-    lines = layout.problems(config, num_processes)
+    lines = layout.problems(config, layout.num_processes(resources))
     if "model" in known:
-        lines += requirements.problems(config, resources, num_processes, known["model"].path, known.get("adapter"))
+        shapes = {name: tensor.shape for name, tensor in stored_tensors(known["model"].path).items()}
+        num_trainable = known["adapter"].metrics()["trainable_parameters"] if "adapter" in known else 0
+        length = known["tokens"].metrics()["length_max"] if "tokens" in known else requirements.DEFAULT_LENGTH
+        lines += requirements.problems(config, resources, requirements.size_of(shapes, num_trainable, length))
     return lines
+
+
+def size_problems(
+    config: Config, resources: Resources, num_parameters: int, shapes: Shapes | None, num_trainable: int = 0
+) -> list[str]:
+    """Memory and disk for a model that is not there yet, of which only its size, or also its tensors, are known."""
+    from stages._training import requirements
+
+    size = requirements.Size(num_parameters, num_trainable)
+    return requirements.problems(config, resources, requirements.size_of(shapes, num_trainable) if shapes else size)
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def write_adapter(config: Config, model_dir: Path, out: Workspace, resources: Re
         "rank": config.adapter.rank,
         "num_matrices": len(weights),
         "num_parameters": num_parameters,
-        "trainable_parameters": _num_trainable(factors, config.adapter),
+        "trainable_parameters": sum(config.adapter.num_trainable(*weight.shape) for weight in weights.values()),
         "init_seconds": init_seconds,
         "bytes_read": sum(weight.bytes_read for weight in weights.values()),
     }
@@ -80,16 +80,6 @@ def generator_for(module: str, seed: int) -> torch.Generator:
     """A CPU generator whose stream depends on the seed and the module's name alone."""
     digest = hashlib.sha256(f"{seed}:{module}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-
-
-def _num_trainable(factors: Mapping[str, Factors], adapter: AdapterConfig) -> int:
-    trained = [
-        factor
-        for start in factors.values()
-        for name, factor in zip("ANB", start, strict=True)
-        if name in adapter.TRAINABLE and factor is not None
-    ]
-    return sum(factor.numel() for factor in trained)
 
 
 def _matrix_report(module: str, weight: FileMatrix, factors: Factors, config: Config) -> dict[str, Any]:

@@ -105,4 +105,6 @@ def share(
     passes = [ordered[start : start + per_device_batch_size] for start in range(0, len(rows), per_device_batch_size)]
     num_rounds = -(-len(passes) // num_processes)
     passes += [rows[:0]] * (num_rounds * num_processes - len(passes))
-    yield from passes[rank::num_processes]
+    for number in range(num_rounds):  # to and fro: who had the longest of this round has the shortest of the next
+        place = rank if number % 2 == 0 else num_processes - 1 - rank
+        yield passes[number * num_processes + place]

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline import machine
-from pipeline.artifact import Artifact
 from pipeline.stage import Resources
 from stages._training import layout
-from stages._weights.index import stored_tensors
+from stages._weights import targets
 
 if TYPE_CHECKING:
     from stages.train import Config
 
 PROCESS_BYTES = 0.7e9
-"""What a worker takes before it holds any weight: PyTorch, transformers, DeepSpeed."""
-ACTIVATION_BYTES_PER_PARAMETER = 2.0
-"""Room for activations and temporary buffers, in proportion to the model; measured on small batches."""
+"""What a worker takes before it holds any weight: PyTorch, transformers, DeepSpeed (measured)."""
+ACTIVATION_FACTOR = 1.5
+"""Over the inputs and outputs of all matrices, which are kept for the backward pass: attention, norms, buffers."""
 NUM_CHECKPOINTS = 3
 """The two that are kept and the one being written."""
+DEFAULT_LENGTH = 512
+
+
+class Size(NamedTuple):
+    """What is known of a model and its adapter before they are loaded; zero stands for unknown."""
+
+    num_parameters: int
+    num_trainable: int = 0
+    num_activations: int = 0
+    """Numbers kept for one token: the sum of rows and columns of all matrices."""
+    max_length: int = DEFAULT_LENGTH
+    """Tokens of the longest sample."""
 
 
 class Need(NamedTuple):
@@ -30,28 +42,34 @@ class Need(NamedTuple):
     disk: float
 
 
-def need(config: Config, num_processes: int, num_parameters: int, num_trainable: int) -> Need:
-    """An estimate for a frozen base of `num_parameters` with `num_trainable` adapter parameters.
+def size_of(shapes: Mapping[str, tuple[int, ...]], num_trainable: int = 0, max_length: int = DEFAULT_LENGTH) -> Size:
+    """The size of a model with these tensors."""
+    num_activations = sum(map(sum, targets.matrices(shapes).values()))
+    return Size(sum(map(math.prod, shapes.values())), num_trainable, num_activations, max_length)
+
+
+def need(config: Config, shared: layout.Layout, size: Size) -> Need:
+    """An estimate for a frozen base with a trained adapter.
 
     Weights are divided among the processes at ZeRO stage 3, gradients from stage 2, optimizer states from stage 1.
     """
     width = 4 if config.dtype == "float32" else 2
-    copies = [1 if config.zero_stage >= stage else num_processes for stage in (3, 2, 1)]
-    weights = (num_parameters + num_trainable) * width * copies[0]
-    gradients = num_trainable * 4 * copies[1]
-    optimizer = num_trainable * 12 * copies[2]
-    activations = num_parameters * ACTIVATION_BYTES_PER_PARAMETER * num_processes
-    memory = weights + gradients + optimizer + activations + PROCESS_BYTES * num_processes
-    return Need(memory, num_trainable * 16 * NUM_CHECKPOINTS)
+    copies = {stage: 1 if config.zero_stage >= stage else shared.num_processes for stage in (1, 2, 3)}
+    weights = (size.num_parameters + size.num_trainable) * width * copies[3]
+    gradients = size.num_trainable * 4 * copies[2]
+    optimizer = size.num_trainable * 12 * copies[1]
+    tokens = shared.num_processes * shared.per_device_batch_size * size.max_length
+    activations = tokens * size.num_activations * width * ACTIVATION_FACTOR
+    memory = weights + gradients + optimizer + activations + PROCESS_BYTES * shared.num_processes
+    return Need(memory, size.num_trainable * 16 * NUM_CHECKPOINTS)
 
 
-def problems(
-    config: Config, resources: Resources, num_processes: int, model_dir: Path, adapter: Artifact | None
-) -> list[str]:
-    """Lines for what this machine does not have, for a model (and an adapter's start) that are there."""
-    num_parameters = sum(tensor.num_elements for tensor in stored_tensors(model_dir).values())
-    num_trainable = _num_trainable(adapter) if adapter else 0
-    return shortages(config, resources, need(config, num_processes, num_parameters, num_trainable), num_processes)
+def problems(config: Config, resources: Resources, size: Size) -> list[str]:
+    """Lines for what this machine does not have; none where the batch cannot be shared out, which is a line of its own."""
+    num_processes = layout.num_processes(resources)
+    if layout.problems(config, num_processes):
+        return []
+    return shortages(config, resources, need(config, layout.layout(config, num_processes), size), num_processes)
 
 
 def shortages(config: Config, resources: Resources, needed: Need, num_processes: int) -> list[str]:
@@ -61,8 +79,8 @@ def shortages(config: Config, resources: Resources, needed: Need, num_processes:
     if needed.memory > memory:
         lines.append(
             f"train: the model needs about {_gib(needed.memory)} at ZeRO stage {config.zero_stage} on {num_processes} "
-            f"processes in {config.dtype}, found {_gib(memory)} of {kind}; use a higher zero_stage, bfloat16, or fewer "
-            f"processes (resources.num_processes)"
+            f"processes in {config.dtype}, found {_gib(memory)} of {kind}; use a higher zero_stage, bfloat16, a smaller "
+            f"per_device_batch_size, or fewer processes (resources.num_processes)"
         )
     store = resources.store_dir or Path.cwd()
     free = machine.disk_free_bytes(store)
@@ -75,11 +93,6 @@ def _memory(resources: Resources) -> tuple[float, str]:
     if layout.device(resources) == "cuda":
         return sum(gpu.memory_total_bytes for gpu in machine.gpus()), "GPU memory"
     return machine.memory_total_bytes(), "memory"
-
-
-def _num_trainable(adapter: Artifact) -> int:
-    metrics = adapter.metrics()
-    return int(metrics["trainable_parameters"])
 
 
 def _gib(num_bytes: float) -> str:

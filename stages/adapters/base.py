@@ -37,6 +37,11 @@ class AdapterConfig(StrictModel):
         """The s of W x + s B N A x."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
+    def num_trainable(self, num_out: int, num_in: int) -> int:
+        """Trained numbers for one matrix [O, I]."""
+        sizes = {"A": self.rank * num_in, "N": self.rank**2, "B": num_out * self.rank}
+        return sum(sizes[factor] for factor in self.TRAINABLE)
+
     @property
     def subtracts_start(self) -> bool:
         """Whether the base weight is reduced by the initial update, so that training starts at the base model."""

@@ -1,0 +1,335 @@
+"""train: order and sharing of samples, the schedule, and real DeepSpeed runs that are killed, stopped and resumed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.artifact import Artifact
+from pipeline.errors import StepFailed, Stopped, UserError
+from pipeline.guard import guarded
+from pipeline.stage import Resources, Workspace
+from stages import init_adapter, train
+from stages._adaptation.probe import load_adapted
+from stages._training import layout, requirements
+from stages._training.batches import Order, TokenFile, share
+from stages._training.schedule import learning_rate_factor
+from tests.stages.conftest import artifact
+
+RESOURCES = Resources(device="cpu", num_processes=2, num_threads=1)
+ADAPTER = {"method": "nlora", "rank": 8, "residual": "subtract"}
+
+
+# ---- what each step sees
+
+
+def test_uneven_batches_are_refused_with_sizes_that_work():
+    config = train.Config(global_batch_size=6, per_device_batch_size=2)
+    (line,) = layout.problems(config, 4)
+    assert "use 4 or 8" in line
+    assert "1 or 2 or 3 or 6" in line
+    (line,) = layout.problems(config, 2)
+    assert "use 1 or 3" in line
+    assert layout.problems(config, 3) == []
+    assert layout.layout(config, 3) == (3, 1, 2)
+    assert layout.layout(config.model_copy(update={"per_device_batch_size": None}), 2) == (2, 1, 3)
+    assert layout.layout(config.model_copy(update={"per_device_batch_size": 1}), 2) == (2, 3, 1)
+    assert train.preflight(config, RESOURCES, {})
+    assert train.size_problems(train.Config(), RESOURCES, 10**13, None)
+
+
+@pytest.mark.parametrize("group_by_length", [False, True])
+def test_order_is_a_function_of_seed_and_step(group_by_length):
+    lengths = np.random.default_rng(0).integers(5, 100, 103)
+    order = Order(lengths, 4, 7, group_by_length)
+    assert order.steps_per_epoch == 25
+    epoch = [order.rows(step) for step in range(25)]
+    assert len(set(np.concatenate(epoch).tolist())) == 100  # nothing twice
+    again = Order(lengths, 4, 7, group_by_length)
+    assert np.array_equal(again.rows(30), order.rows(30))
+    assert np.array_equal(again.rows(3), epoch[3])
+    assert not np.array_equal(Order(lengths, 4, 8, group_by_length).rows(3), epoch[3])
+    assert not np.array_equal(order.rows(25), epoch[0])
+    spread = np.mean([np.ptp(lengths[rows]) for rows in epoch])
+    assert spread < 20 if group_by_length else spread > 40
+
+
+def test_more_samples_a_step_than_there_are():
+    with pytest.raises(UserError, match="must be <= the 3 training samples"):
+        Order(np.array([5, 5, 5]), 4, 0, False)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 4])
+@pytest.mark.parametrize("per_device", [1, 2])
+def test_every_sample_is_shared_out_once(num_processes, per_device):
+    rows, lengths = np.array([3, 1, 0, 2, 7, 6, 5, 4]), np.arange(10, 90, 10)
+    passes = [list(share(rows, lengths, per_device, rank, num_processes)) for rank in range(num_processes)]
+    assert len({len(own) for own in passes}) == 1
+    assert sorted(np.concatenate([np.concatenate(own) for own in passes]).tolist()) == list(range(8))
+    widths = [sum(lengths[own].max() for own in rank) for rank in passes]
+    assert len(passes[0]) == 1 or max(widths) - min(widths) <= 10 * per_device  # equal work
+
+
+def test_batches_pad_on_the_right(tiny_tokens_dir):
+    tokens = TokenFile(tiny_tokens_dir / "train.safetensors")
+    rows = np.array([0, 1, 2])
+    batch = tokens.batch(rows)
+    for number in rows:
+        length = tokens.lengths[number]
+        start = tokens.offsets[number]
+        assert batch.input_ids[number, :length].tolist() == tokens.input_ids[start : start + length].tolist()
+        assert not batch.input_ids[number, length:].any()
+        assert not batch.is_target[number, length:].any()
+    assert batch.num_tokens == tokens.lengths[rows].sum()
+    assert int(batch.is_target.sum()) == tokens.num_targets(rows)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_schedule(schedule):
+    rates = [learning_rate_factor(step, 100, 0.1, schedule) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert 0 < rates[0] < 0.1
+    assert rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == 1.0 if schedule == "constant" else 0 < rates[-1] < 0.02
+    assert learning_rate_factor(0, 1, 0.03, schedule) > 0
+
+
+def test_what_does_not_fit_is_said(tmp_path):
+    config = train.Config(zero_stage=2, global_batch_size=4)
+    size, shared = requirements.Size(7_000_000_000, 168_000_000), layout.layout(config, 4)
+    needed = requirements.need(config, shared, size)
+    assert 4 * 28e9 < needed.memory < 4 * 31e9
+    assert requirements.need(train.Config(zero_stage=3), shared, size).memory < needed.memory / 3
+    (line,) = requirements.shortages(config, RESOURCES, requirements.Need(1e15, 0), 4)
+    assert "higher zero_stage" in line
+    (line,) = requirements.shortages(config, Resources(device="cpu", store_dir=tmp_path), requirements.Need(0, 1e18), 4)
+    assert "checkpoints need" in line
+
+
+# ---- real runs
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory, tiny_model_dir, tiny_tokens_dir) -> train.Inputs:
+    """The tiny model with a started NLoRA adapter."""
+    return start_adapter(tmp_path_factory.mktemp("init"), tiny_model_dir, tiny_tokens_dir, ADAPTER)
+
+
+def start_adapter(folder: Path, model_dir: Path, tokens_dir: Path, adapter: dict) -> train.Inputs:
+    model = artifact(model_dir, "prepare_model")
+    init_adapter.run(
+        init_adapter.Config.model_validate({"adapter": adapter, "probe": False}),
+        init_adapter.Inputs(model=model),
+        Workspace(folder),
+        RESOURCES,
+    )
+    return train.Inputs(model=model, tokens=artifact(tokens_dir, "tokenize"), adapter=artifact(folder, "init_adapter"))
+
+
+def config(**options) -> train.Config:
+    values = {"learning_rate": 1e-2, "global_batch_size": 4, "per_device_batch_size": 1, "checkpoint_every_steps": 5}
+    return train.Config.model_validate({**values, "max_steps": 60, "num_epochs": 6, **options})
+
+
+def folder(root: Path, name: str) -> Workspace:
+    path = root / name
+    path.mkdir()
+    return Workspace(path)
+
+
+def weights(out: Workspace) -> dict[str, torch.Tensor]:
+    return load_file(out / "adapter_model.safetensors")
+
+
+def losses(out: Workspace) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal_runs(first: Workspace, second: Workspace) -> None:
+    """Bit for bit: every loss and every final weight."""
+    assert losses(first) == losses(second)
+    for name, tensor in weights(first).items():
+        assert torch.equal(tensor, weights(second)[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, given) -> Callable[[int], tuple[Workspace, dict]]:
+    """(folder, metrics) of a run from start to end, made once for each ZeRO stage."""
+    made: dict[int, tuple[Workspace, dict]] = {}
+
+    def run(zero_stage: int) -> tuple[Workspace, dict]:
+        if zero_stage not in made:
+            out = Workspace(tmp_path_factory.mktemp(f"zero{zero_stage}"))
+            made[zero_stage] = out, train.run(config(zero_stage=zero_stage), given, out, RESOURCES)
+        return made[zero_stage]
+
+    return run
+
+
+@pytest.mark.slow
+def test_training_learns_and_writes_what_it_should(uninterrupted, given):
+    out, metrics = uninterrupted(2)
+    assert metrics["num_steps"] == 60 == len(losses(out))
+    assert metrics["validation_loss_end"] < metrics["validation_loss_start"] - 0.5
+    assert metrics["train_loss_first"] == losses(out)[0]
+    first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert first.keys() == {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds"}
+    assert (out / "template.json").read_bytes() == (given.tokens / "template.json").read_bytes()
+    tokens = TokenFile(given.tokens / "validation.safetensors")
+    adapted = load_adapted(given.model.path, out.path, start_dir=given.adapter.path)
+    assert plain_loss(adapted, tokens) == pytest.approx(metrics["validation_loss_end"], abs=1e-4)
+    untrained = load_adapted(given.model.path, given.adapter.path, start_dir=given.adapter.path)
+    assert plain_loss(untrained, tokens) == pytest.approx(metrics["validation_loss_start"], abs=1e-4)
+
+
+@torch.no_grad()
+def plain_loss(model, tokens: TokenFile) -> float:
+    """The loss as anyone would compute it: one sample at a time, all logits."""
+    total = 0.0
+    for row in range(len(tokens)):
+        batch = tokens.batch(np.array([row]))
+        labels = batch.input_ids.masked_fill(~batch.is_target, -100)
+        total += float(model(input_ids=batch.input_ids, labels=labels).loss) * int(batch.is_target.sum())
+    return total / tokens.num_targets(np.arange(len(tokens)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+def test_zero_stages_agree(zero_stage, uninterrupted, given, tmp_path):
+    expected, _ = uninterrupted(2)
+    out, _ = uninterrupted(zero_stage)
+    assert losses(out) == pytest.approx(losses(expected), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_changes_nothing_but_rounding(uninterrupted, given, tmp_path):
+    out = folder(tmp_path, "alone")
+    alone = RESOURCES.model_copy(update={"num_processes": 1})
+    train.run(config(per_device_batch_size=None, max_steps=20), given, out, alone)
+    assert losses(out)[:2] == pytest.approx(losses(uninterrupted(2)[0])[:2], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_killed_and_resumed_is_bit_for_bit_the_same(zero_stage, uninterrupted, given, tmp_path):
+    expected, _ = uninterrupted(zero_stage)
+    out = folder(tmp_path, "killed")
+    process = in_another_process(config(zero_stage=zero_stage), given, out)
+    wait_for_steps(out, 17, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_after = len(losses(out))
+    assert 17 <= killed_after < 60
+    assert newest_checkpoint(out)
+    train.run(config(zero_stage=zero_stage), given, out, RESOURCES)
+    assert_equal_runs(expected, out)
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_past_a_broken_checkpoint(uninterrupted, given, tmp_path, capfd):
+    expected, _ = uninterrupted(2)
+    out = folder(tmp_path, "stopped")
+    previous = signal.signal(signal.SIGALRM, raise_stopped)
+    threading.Thread(target=alarm_after_steps, args=(out, 12), daemon=True).start()
+    try:
+        with pytest.raises(Stopped):
+            train.run(config(), given, out, RESOURCES)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    newest = newest_checkpoint(out)
+    assert int(newest.name.removeprefix("step-")) == len(losses(out))  # saved where it stopped
+    broken = next(file for file in newest.rglob("*optim_states.pt"))
+    broken.write_bytes(broken.read_bytes()[:-10] + b"0123456789")
+    train.run(config(), given, out, RESOURCES)
+    assert newest.name in capfd.readouterr().err  # the warning names it
+    assert_equal_runs(expected, out)
+    with pytest.raises(StepFailed, match="of 2 processes, found 1"):
+        train.run(config(max_steps=90, num_epochs=9), given, out, RESOURCES.model_copy(update={"num_processes": 1}))
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_with_the_samples(given, tmp_path, tiny_model_dir):
+    poisoned = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, poisoned)
+    from safetensors.torch import save_file
+
+    from stages._weights.index import stored_tensors
+
+    shard = stored_tensors(poisoned)["model.norm.weight"].file
+    save_file({**load_file(shard), "model.norm.weight": torch.full((64,), torch.nan)}, shard, {"format": "pt"})
+    inputs = given.model_copy(update={"model": artifact(poisoned, "prepare_model")})
+    with pytest.raises(StepFailed, match=r"loss of step 1 is nan on samples \[\d+, \d+, \d+, \d+\]"):
+        train.run(config(), inputs, folder(tmp_path, "out"), RESOURCES)
+
+
+@pytest.mark.slow
+def test_bfloat16_and_inttune(tmp_path, tiny_model_dir, tiny_tokens_dir):
+    adapter = {"method": "inttune", "rank": 8, "residual": "subtract"}
+    init = tmp_path / "init"
+    init.mkdir()
+    inputs = start_adapter(init, tiny_model_dir, tiny_tokens_dir, adapter)
+    out = folder(tmp_path, "out")
+    metrics = train.run(config(dtype="bfloat16", max_steps=10, group_by_length=True), inputs, out, RESOURCES)
+    assert metrics["trainable_parameters"] == 14 * 8 * 8
+    before, after = load_file(init / "adapter_model.safetensors"), weights(out)
+    for name, tensor in after.items():
+        assert tensor.dtype == torch.float32
+        trained = not torch.equal(tensor, before[name].bfloat16().float()) and not torch.equal(tensor, before[name])
+        assert trained == ("lora_N" in name), name
+
+
+def raise_stopped(_number: int, _frame: object) -> None:
+    raise Stopped("stopped by the test")
+
+
+def alarm_after_steps(out: Workspace, num_steps: int) -> None:
+    wait_for_steps(out, num_steps, None)
+    os.kill(os.getpid(), signal.SIGALRM)
+
+
+def wait_for_steps(out: Workspace, num_steps: int, process: subprocess.Popen | None) -> None:
+    file = out / "metrics.jsonl"
+    while not file.exists() or len(file.read_text().splitlines()) < num_steps:
+        assert process is None or process.poll() is None, "ended too early"
+        time.sleep(0.005)
+
+
+def in_another_process(chosen: train.Config, given: train.Inputs, out: Workspace) -> subprocess.Popen:
+    """Run the stage as the engine does: below a guard, so that killing it kills the workers too."""
+    code = (
+        "import sys; from pathlib import Path; from pipeline.stage import Resources, Workspace; from stages import train;"
+        "config, inputs, out, resources = sys.argv[1:];"
+        "train.run(train.Config.model_validate_json(config), train.Inputs.model_validate_json(inputs),"
+        "Workspace(Path(out)), Resources.model_validate_json(resources))"
+    )
+    arguments = [chosen.model_dump_json(), given.model_dump_json(), str(out.path), RESOURCES.model_dump_json()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment)
+
+
+def newest_checkpoint(out: Workspace) -> Path:
+    return max(file.parent for file in (out / ".checkpoints").glob("step-*/sealed.json"))
+
+
+def test_guarded_is_how_workers_start():
+    """The launcher's command goes through the guard, which kills workers when the stage is killed."""
+    from stages._training.launch import command
+
+    assert command(Path("spec.json"), 2)[:3] == guarded(["x"])[:3]
+
+
+def test_artifacts_are_the_only_inputs():
+    assert set(train.Inputs.model_fields) == {"model", "tokens", "adapter"}
+    assert all(field.annotation is Artifact for field in train.Inputs.model_fields.values())
