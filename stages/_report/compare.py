@@ -42,7 +42,8 @@ def _split(name: str, models: Sequence[str]) -> tuple[str, str]:
 
 def _read_evaluation(step: Step, model: str, benchmark: str) -> Evaluation:
     data, items = read_json(step.path / "scores.json"), tuple(read_json_lines(step.path / "items.jsonl"))
-    scores = (_score(model, benchmark, metric, data, items) for metric in data["metrics"])
+    scored = [metric for metric, row in data["metrics"].items() if row["value"] is not None]
+    scores = (_score(model, benchmark, metric, data, items) for metric in scored)
     return Evaluation(
         model=model,
         benchmark=benchmark,
