@@ -10,6 +10,8 @@ SMALL_MODEL = 1_000_000_000
 """Parameters below which results are not taken as evidence about the models people deploy."""
 FEW_ITEMS = 50
 """Items below which only very large differences show."""
+MANY_TRUNCATED = 0.1
+"""Share of items with cut-off answers from which a score says as much about the length limit as about the model."""
 
 
 def write_notes(steps: Mapping[str, Step], results: Results) -> list[str]:
@@ -38,5 +40,11 @@ def _benchmark_notes(results: Results) -> Iterator[str]:
         if meaningful and num_items < FEW_ITEMS:
             yield f"{benchmark}: {show.items(num_items)} only; the intervals say how little that settles."
         for each in evaluations:
+            num_truncated = each.counts.get("truncated", 0)
+            if num_truncated and num_truncated >= MANY_TRUNCATED * len(each.items):
+                yield (
+                    f"{benchmark}: {num_truncated} answers of {each.model} were cut off at the length limit "
+                    f"({show.items(len(each.items))}); a longer limit may change its score."
+                )
             if each.primary not in {score.metric for score in each.scores}:
                 yield f"{benchmark}, {each.model}: no {each.primary}, since no item could be scored."
