@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import safe_open
 
+from pipeline import machine
 from pipeline.errors import StepFailed
 from pipeline.stage import Resources, Workspace
 from stages._adaptation import verification
@@ -43,7 +44,7 @@ class Update(NamedTuple):
 
 def merge(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Write and verify the merged model; the step's metrics."""
-    torch.set_num_threads(resources.num_threads or torch.get_num_threads())
+    torch.set_num_threads(resources.num_threads or machine.cpu_count())
     start_report = json.loads((inputs.init / START_REPORT_FILE).read_text())
     updates = read_updates(inputs.init.path, inputs.trained.path, start_report)
     dtype = getattr(torch, config.dtype) if config.dtype else _base_dtype(inputs.model.path)

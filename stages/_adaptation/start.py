@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline import machine
 from pipeline.errors import StepFailed
 from pipeline.stage import Resources, Workspace
 from stages._adaptation import algebra
@@ -31,7 +32,7 @@ REPORT_FILE = "init_report.json"
 
 def write_adapter(config: Config, model_dir: Path, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Write the adapter and init_report.json; the step's metrics. Raises StepFailed for a bad start."""
-    torch.set_num_threads(resources.num_threads or torch.get_num_threads())
+    torch.set_num_threads(resources.num_threads or machine.cpu_count())
     weights = targeted_weights(model_dir, config.adapter)
     began = time.perf_counter()
     factors = start_all(weights, config.adapter, config.seed, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import StepFailed, Stopped
+from pipeline.errors import StepFailed, Stopped, UserError
 from pipeline.guard import guarded
 from pipeline.stage import Resources, Workspace
 from stages._training import layout
@@ -18,8 +19,8 @@ from stages._training.spec import FAILURE_FILE, RESULT_FILE, SPEC_FILE, STOP_FIL
 if TYPE_CHECKING:
     from stages.train import Config, Inputs
 
-STOP_SECONDS = 600
-"""How long the workers may take to finish their step and save it when asked to stop."""
+STOP_SECONDS = 150.0
+"""How long the workers may take to finish their step and save it when asked to stop; the engine kills after 180."""
 
 
 def train(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
@@ -30,7 +31,8 @@ def train(config: Config, inputs: Inputs, out: Workspace, resources: Resources) 
     (out / SPEC_FILE).write_text(spec.model_dump_json())
     code = _wait(command(out / SPEC_FILE, layout.num_processes(resources)), environment(spec), out)
     if (out / FAILURE_FILE).exists():
-        raise StepFailed(json.loads((out / FAILURE_FILE).read_text())["message"])
+        failure = json.loads((out / FAILURE_FILE).read_text())
+        raise (UserError if failure["is_users"] else StepFailed)(failure["message"])
     if code != 0 or not (out / RESULT_FILE).exists():
         raise StepFailed(f"train: a training process ended with code {code}; its last lines are in the log")
     return dict(json.loads((out / RESULT_FILE).read_text()))
@@ -83,10 +85,16 @@ def _wait(arguments: list[str], environ: dict[str, str], out: Workspace) -> int:
         return process.wait()
     except Stopped:
         (out / STOP_FILE).touch()
-        process.wait(timeout=STOP_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the last checkpoint has to do
+            process.wait(timeout=STOP_SECONDS)
         raise
     finally:
-        if process.poll() is None:
-            process.terminate()
-            process.terminate()  # the guard kills its whole tree at the second time
-            process.wait()
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a guarded command that still runs: the guard kills its whole tree at the second SIGTERM."""
+    while process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1.0)

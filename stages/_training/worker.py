@@ -2,10 +2,11 @@
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UserError
 from stages._training.spec import FAILURE_FILE, TrainSpec
 
 
@@ -20,8 +21,8 @@ def main(spec_file: str) -> int:
     try:
         Loop(spec).run()
     except PipelineError as error:
-        temporary = spec.out / f"{FAILURE_FILE}.{id(error)}"
-        temporary.write_text(json.dumps({"message": str(error)}))
+        temporary = spec.out / f"{FAILURE_FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps({"message": str(error), "is_users": isinstance(error, UserError)}))
         temporary.replace(spec.out / FAILURE_FILE)
         return 1
     return 0

@@ -2,6 +2,8 @@
 
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -151,7 +153,7 @@ def test_hub_answers_for_themselves(monkeypatch, tmp_path):
     server.shutdown()
 
 
-def test_a_cached_commit_needs_no_hub(monkeypatch, tmp_path, tiny_model_dir, workspace, resources):
+def test_a_cached_commit_needs_no_hub(monkeypatch, tmp_path, tiny_model_dir, workspace):
     snapshots = tmp_path / "models--someone--something" / "snapshots"
     snapshots.mkdir(parents=True)
     (snapshots / REVISION).symlink_to(tiny_model_dir)
@@ -159,6 +161,14 @@ def test_a_cached_commit_needs_no_hub(monkeypatch, tmp_path, tiny_model_dir, wor
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert prepare_model.preflight(config(HUB), Resources(), {}) == []
     assert shapes(HUB) is not None
+    code = (  # in a process of its own: the hub's library reads these variables when it is imported
+        "import sys; from pathlib import Path; from pipeline.stage import Resources, Workspace;"
+        "from stages import prepare_model as stage; config = stage.Config.model_validate_json(sys.argv[1]);"
+        "stage.run(config, stage.Inputs(), Workspace(Path(sys.argv[2])), Resources())"
+    )
+    arguments = [config(HUB).model_dump_json(), str(workspace.path)]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=Path(__file__).parents[2])
+    assert tensors(workspace.path).keys() == tensors(tiny_model_dir).keys()
 
 
 def test_shapes_are_known_before_the_model_is_there(tiny_model_dir):
