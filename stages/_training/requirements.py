@@ -65,7 +65,7 @@ def need(config: Config, shared: layout.Layout, size: Size) -> Need:
 
 
 def problems(config: Config, resources: Resources, size: Size) -> list[str]:
-    """Lines for what this machine does not have; none where the batch cannot be shared out, which is a line of its own."""
+    """Lines for what this machine does not have; none for a batch that cannot be shared out: that is a line already."""
     num_processes = layout.num_processes(resources)
     if layout.problems(config, num_processes):
         return []
@@ -79,8 +79,8 @@ def shortages(config: Config, resources: Resources, needed: Need, num_processes:
     if needed.memory > memory:
         lines.append(
             f"train: the model needs about {_gib(needed.memory)} at ZeRO stage {config.zero_stage} on {num_processes} "
-            f"processes in {config.dtype}, found {_gib(memory)} of {kind}; use a higher zero_stage, bfloat16, a smaller "
-            f"per_device_batch_size, or fewer processes (resources.num_processes)"
+            f"processes in {config.dtype}, found {_gib(memory)} of {kind}; use a higher zero_stage, bfloat16, "
+            f"a smaller per_device_batch_size, or fewer processes (resources.num_processes)"
         )
     store = resources.store_dir or Path.cwd()
     free = machine.disk_free_bytes(store)

@@ -15,6 +15,8 @@ from stages import init_adapter, merge
 from stages._adaptation import merging, verification
 from stages._adaptation.probe import load_adapted, load_model
 from stages._peft.load import load_factors
+from stages._weights.index import shard_files
+from stages.adapters.base import Factors
 from tests.stages.conftest import artifact, write_tiny_model
 
 METHODS = [("lora", {}), ("slora", {}), ("nlora", {}), ("nlora", {"residual": "subtract"}), ("inttune", {})]
@@ -39,7 +41,7 @@ def inputs(tmp_path: Path, model: Artifact, method: str, options: dict, resource
 
 
 def base_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for shard in merging.shard_files(folder) for name, tensor in load_file(shard).items()}
+    return {name: tensor for shard in shard_files(folder) for name, tensor in load_file(shard).items()}
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)
@@ -69,9 +71,9 @@ def test_merged_is_base_and_adapter(method, options, tiny_model, tmp_path, works
     assert (workspace / "template.json").exists()
 
 
-def update(factors) -> torch.Tensor:
-    a, n, b = (None if factor is None else factor.double() for factor in factors)
-    return 0.5 * (b @ a if n is None else b @ n @ a)
+def update(factors: Factors) -> torch.Tensor:
+    a, n, b = (torch.eye(8) if factor is None else factor for factor in factors)
+    return 0.5 * (b.double() @ n.double() @ a.double())
 
 
 def test_rounding_to_bfloat16_is_measured(tiny_model, tmp_path, workspace, resources):
@@ -97,7 +99,7 @@ def test_a_wrong_merge_is_stopped(tiny_model, tmp_path, workspace, resources):
     merge.run(merge.Config(), given, workspace, resources)
     report = json.loads((given.init / "init_report.json").read_text())
     updates = merging.read_updates(given.init.path, given.trained.path, report)
-    shard = merging.shard_files(workspace.path)[0]
+    shard = shard_files(workspace.path)[0]
     tensors = load_file(shard)
     name = next(name for name in tensors if "down_proj" in name)
     tensors[name][0, 0] += 1.0

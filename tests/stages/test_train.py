@@ -309,8 +309,8 @@ def wait_for_steps(out: Workspace, num_steps: int, process: subprocess.Popen | N
 def in_another_process(chosen: train.Config, given: train.Inputs, out: Workspace) -> subprocess.Popen:
     """Run the stage as the engine does: below a guard, so that killing it kills the workers too."""
     code = (
-        "import sys; from pathlib import Path; from pipeline.stage import Resources, Workspace; from stages import train;"
-        "config, inputs, out, resources = sys.argv[1:];"
+        "import sys; from pathlib import Path; from pipeline.stage import Resources, Workspace;"
+        "from stages import train; config, inputs, out, resources = sys.argv[1:];"
         "train.run(train.Config.model_validate_json(config), train.Inputs.model_validate_json(inputs),"
         "Workspace(Path(out)), Resources.model_validate_json(resources))"
     )

@@ -59,8 +59,8 @@ def test_every_order_of_products_gives_the_same_sum_and_gradients(num_tokens, nu
     def plain(result, x, a, n, b):
         return result + scale * x @ a.T @ n.T @ b.T
 
-    def ours(*factors):
-        return add_update(*factors, scale)
+    def ours(result, x, a, n, b):
+        return add_update(result, x, a, n, b, scale)
 
     assert torch.allclose(ours(*tensors), plain(*tensors))
     assert torch.autograd.gradcheck(ours, tensors)
