@@ -74,7 +74,9 @@
 
   const answerBlock = (item, name, needle) => {
     const answer = item.answers[name];
-    const block = element("div", "answer", element("h4", "", name, verdict(answer.score)), ...texts(answer.texts, needle));
+    const cut = answer.details.finish_reason === "length" ? " (cut off)" : "";
+    const heading = element("h4", "", name + cut, verdict(answer.score));
+    const block = element("div", "answer", heading, ...texts(answer.texts, needle));
     const details = Object.entries(answer.details);
     if (details.length) {
       const rows = details.map(([key, value]) => element("div", "", element("dt", "", key), element("dd", "text", value)));

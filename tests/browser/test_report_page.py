@@ -24,7 +24,7 @@ def page_path(tmp_path_factory) -> Path:
     add_training(run)
     base, tuned = items([0] * 4 + [1] * 6 + [0] * 20), items([1] * 4 + [0] + [1] * 5 + [0] * 20)
     tuned[2] |= {"question": HARMFUL, "answer": HARMFUL, "extracted": HARMFUL}
-    base[2] |= {"question": HARMFUL, "answer": "A unique phrase."}
+    base[2] |= {"question": HARMFUL, "answer": "A unique phrase.", "finish_reason": "length"}
     run.add_score("base", "arithmetic", base, ["prepare_model"])
     run.add_score("math", "arithmetic", tuned, ["math/merge"])
     turns = {"question": ["First turn?", "Second turn?"], "answer": ["One.", "Two."], "reference": None}
@@ -109,6 +109,7 @@ def test_search_and_outcome_narrow_together(opened):
     page.get_by_label("Search").fill("unique PHRASE")
     assert found(page) == "1 of 30 items"
     assert page.locator("mark").inner_text() == "unique phrase"
+    assert page.locator(".answer h4").all_inner_texts() == ["base (cut off)\n✗ wrong", "math\n✓ right"]
     choose(page, "broken")
     assert found(page) == "0 of 30 items"
 
