@@ -90,7 +90,7 @@ def test_a_models_words_do_nothing(opened):
     page.locator(".items details").first.evaluate("node => { node.open = true }")
     assert page.evaluate("window.harmed") is None
     assert page.locator("img, .items b").count() == 0
-    assert HARMFUL in page.locator(".answer .text").nth(1).inner_text()
+    assert HARMFUL in page.locator(".answer > .text").nth(1).inner_text()
 
 
 @pytest.mark.parametrize(
