@@ -15,15 +15,21 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.strict import StrictModel
-from stages.benchmarks import humaneval, lm_eval, mt_bench
+from stages.benchmarks import humaneval, lm_eval, mbpp, mt_bench
 
-AnyBenchmark = Annotated[lm_eval.Config | humaneval.Config | mt_bench.Config, Field(discriminator="name")]
+AnyBenchmark = Annotated[lm_eval.Config | humaneval.Config | mbpp.Config | mt_bench.Config, Field(discriminator="name")]
 """The `benchmark:` of a recipe; `name` tells which."""
 
-AnyScorer = Annotated[lm_eval.Scorer | humaneval.Scorer | mt_bench.Scorer, Field(discriminator="name")]
+AnyScorer = Annotated[lm_eval.Scorer | humaneval.Scorer | mbpp.Scorer | mt_bench.Scorer, Field(discriminator="name")]
 """Options of scoring, by the same names."""
 
 
 def benchmark_module(record: StrictModel) -> ModuleType:
     """The module that a benchmark's Config or Scorer belongs to."""
     return importlib.import_module(type(record).__module__)
+
+
+def preflight(record: StrictModel) -> list[str]:
+    """Why a benchmark's own problems cannot be had here and now; one line each."""
+    problems = getattr(benchmark_module(record), "problems", None)
+    return problems(record) if problems else []

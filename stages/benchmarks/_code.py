@@ -18,12 +18,24 @@ def extract_completion(text: str, entry_point: str) -> str | None:
     The prompt (a function with only a docstring, its imports and helpers) stands before it, so a whole new definition
     of `entry_point` replaces the prompt's, and a bare body continues it.
     """
-    blocks = [match.group(1) for match in FENCE.finditer(text)]
+    definitions = extract_definitions(text, entry_point)
+    if definitions is not None:
+        return f"\n{definitions}"
+    return next(filter(None, map(_body, _blocks(text) or [text])), None)
+
+
+def extract_definitions(text: str, entry_point: str) -> str | None:
+    """The definition of `entry_point` with all definitions and imports beside it, or None where the answer has none."""
+    blocks = _blocks(text)
     for sources in ([blocks] if blocks else []) + [[each] for each in (text, *_behind_prose(text, entry_point))]:
         definitions = _definitions(sources)
         if entry_point in definitions:
-            return "\n" + "\n\n".join(definitions.values()) + "\n"
-    return next(filter(None, map(_body, blocks or [text])), None)
+            return "\n\n".join(definitions.values()) + "\n"
+    return None
+
+
+def _blocks(text: str) -> list[str]:
+    return [match.group(1) for match in FENCE.finditer(text)]
 
 
 def _behind_prose(text: str, entry_point: str) -> Iterable[str]:

