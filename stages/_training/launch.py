@@ -72,6 +72,7 @@ def environment(spec: TrainSpec) -> dict[str, str]:
         "OMP_NUM_THREADS": str(spec.num_threads),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",  # handed on to the workers
     }
     if spec.device == "cpu":
         ours |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}

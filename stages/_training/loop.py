@@ -51,6 +51,8 @@ class Loop:
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._ask_to_stop)
         position = checkpoints.resume(self.engine, self.checkpoints_dir)
+        if self.is_first:
+            self.out.progress(position.step, self.num_steps)
         if position.validation_loss_start is None:
             position = position.model_copy(update={"validation_loss_start": self.validation_loss()})
         self._keep_metrics(position.step)
