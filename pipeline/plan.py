@@ -72,7 +72,7 @@ class Plan:
 
 
 def workflow() -> Any:
-    """The module that turns a recipe into steps: its type `Recipe`, `steps(recipe)` and `problems(recipe)`."""
+    """The module that turns a recipe into steps: its type `Recipe`, `steps(recipe)` and `problems(recipe, pending)`."""
     return importlib.import_module(f"{stages_package()}.workflow")
 
 

@@ -12,7 +12,9 @@ from pipeline.store import Store
 
 def check(plan: Plan, pending: list[Step], store: Store) -> None:
     """Ask the workflow, and every stage and service of `pending`, for problems. Raises UserError with all of them."""
-    problems = _store_problems(store.root) + [f"{plan.name}: {problem}" for problem in workflow().problems(plan.recipe)]
+    problems = _store_problems(store.root) + [
+        f"{plan.name}: {problem}" for problem in workflow().problems(plan.recipe, pending)
+    ]
     asked: set[str] = set()
     for step in pending:
         for work in filter(None, (step, step.service)):

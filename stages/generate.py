@@ -35,13 +35,6 @@ class Inputs(StrictModel):
     data: Artifact | None = None
 
 
-def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
-    """Whether the benchmark's problems are here or can be fetched."""
-    from stages import benchmarks
-
-    return benchmarks.preflight(config.benchmark)
-
-
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Needs the model's server at `resources.server_url`.
 

@@ -15,10 +15,10 @@ from pydantic import Field, StringConstraints, model_validator
 from pipeline.stage import Resources
 from pipeline.step import Service, Step
 from pipeline.strict import StrictModel
-from stages.benchmarks import AnyBenchmark, AnyScorer, benchmark_module
+from stages.benchmarks import AnyBenchmark, AnyScorer, benchmark_module, preflight
 from stages.generate import Config as Generate
 from stages.init_adapter import Config as InitAdapter
-from stages.init_adapter import target_problems
+from stages.init_adapter import num_trainable, target_problems
 from stages.judge import Config as Judge
 from stages.merge import Config as Merge
 from stages.prepare_data import Config as PrepareData
@@ -28,6 +28,7 @@ from stages.score import Config as Score
 from stages.serve import Config as Serve
 from stages.tokenize import Config as Tokenize
 from stages.train import Config as Train
+from stages.train import size_problems
 
 BASE = "base"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
@@ -159,9 +160,30 @@ def _seeded(section: Section, recipe: Recipe) -> Section:
     return section.model_copy(update={"seed": recipe.seed})
 
 
-def problems(recipe: Recipe) -> list[str]:
+def problems(recipe: Recipe, pending: list[Step]) -> list[str]:
     """What can be found by looking at several sections together, before anything is downloaded."""
+    stages = {step.stage for step in pending}
+    lines = _size_problems(recipe) if "prepare_model" in stages else []
+    if "generate" in stages:
+        lines += [line for track in recipe.tracks.values() for line in _benchmark_problems(track)]
+    return lines
+
+
+def _size_problems(recipe: Recipe) -> list[str]:
+    """Targets, rank, memory and disk against a model that is not prepared yet, as far as it is known."""
     from stages._weights import sources
 
-    shapes = sources.shapes(recipe.model.source)
-    return target_problems(recipe.init, shapes) if shapes else []
+    shapes, count = sources.shapes(recipe.model.source), sources.num_parameters(recipe.model)
+    lines = target_problems(recipe.init, shapes) if shapes else []
+    if count is None or lines:
+        return lines
+    return size_problems(
+        recipe.train, recipe.resources, count, shapes, num_trainable(recipe.init, shapes) if shapes else 0
+    )
+
+
+def _benchmark_problems(track: Track) -> Iterator[str]:
+    """Whether the problems of benchmarks that bring their own can be had."""
+    for benchmark in track.benchmarks.values():
+        if benchmark.data == "own":
+            yield from preflight(benchmark.ask)

@@ -68,7 +68,7 @@ def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -
         Scores(
             benchmark=config.task,
             primary=primary,
-            higher_is_better=result.higher_is_better.get(primary.partition(",")[0], True),
+            higher_is_better=result.higher_is_better.get(primary.partition(",")[0]) is not False,
             metrics={
                 name: Metric(value=value, stderr=stderr, n=len(items)) for name, (value, stderr) in values.items()
             },
@@ -105,11 +105,12 @@ def _items(samples: list[dict[str, Any]], primary: str, answered: Answered) -> l
 
 
 def _blank_item(request: Request, sample: dict[str, Any], answered: Answered) -> Item:
+    texts = answered.texts(request)
     return {
         "id": request.id,
         "score": None,
         "question": request.turns[-1],
-        "answer": answered.texts(request)[0],
+        "answer": texts if len(texts) > 1 else texts[0],
         "reference": str(sample["target"]),
         "extracted": None,
         "finish_reason": answered.answers[request.id, 0, 0].finish_reason,

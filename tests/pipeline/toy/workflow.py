@@ -51,6 +51,6 @@ def _server(step: Step) -> Service:
     return Service("server", server.Config(), {"model": step})
 
 
-def problems(_recipe: Recipe) -> list[str]:
+def problems(_recipe: Recipe, _pending: list[Step]) -> list[str]:
     """Nothing is found by looking at several sections together."""
     return []
