@@ -48,6 +48,16 @@ def cached_snapshot(name: str, revision: str) -> Path | None:
     return snapshot if all((snapshot / file).exists() for file in expected) else None
 
 
+def unpinned_problem(name: str) -> str | None:
+    """The same for a data set that some library loads at whatever revision it finds."""
+    if (_cache_dir() / f"datasets--{name.replace('/', '--')}").is_dir():
+        return None
+    if _is_offline():
+        return f"data set {name} is not in the hub cache {_cache_dir()} and HF_HUB_OFFLINE is set"
+    unreachable = _unreachable(_endpoint())
+    return f"data set {name} is not cached and {_endpoint()} cannot be reached ({unreachable})" if unreachable else None
+
+
 def rows(name: str, revision: str, config_name: str | None, split: str) -> Iterator[dict[str, Any]]:
     """Rows of a split or a slice such as "train[:1000]", in the hub's order. Raises UserError if unknown."""
     from datasets import load_dataset

@@ -4,6 +4,8 @@ Generating and scoring both run `lm_eval.evaluator.evaluate`, over a model that 
 model that returns the stored answers. Tasks shipped here lie in tasks/.
 """
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +42,36 @@ class Scorer(StrictModel):
     """The headline metric as lm-eval names it, such as "exact_match,strict-match"; by default the task's first."""
     bootstrap_iters: Annotated[int, Field(ge=0)] = 1000
     """For standard errors that have no closed form."""
+
+
+def problems(config: Config) -> list[str]:
+    """Whether the task's own data is cached or the hub can be reached, for tasks in a file of their own name.
+
+    lm-eval is not asked, since reading its thousands of files takes seconds.
+    """
+    from stages._data import hub
+
+    name = _hub_dataset(config.task)
+    problem = hub.unpinned_problem(name) if name else None
+    return (
+        [f"lm_eval: {config.task}: {problem}; set `data: track` and bring the problems as a test split"]
+        if problem
+        else []
+    )
+
+
+def _hub_dataset(task: str) -> str | None:
+    """The `dataset_path` in the task's YAML file or the one it includes; None where it is not found that easily."""
+    package = find_spec("lm_eval")
+    folders = package.submodule_search_locations if package else None
+    for file in Path(folders[0], "tasks").glob(f"*/{task}.yaml") if folders else []:
+        text = file.read_text()
+        included = re.search(r"^include: *(\S+)", text, re.MULTILINE)
+        if included and (file.parent / included[1]).is_file():
+            text += (file.parent / included[1]).read_text()
+        found = re.search(r"^dataset_path: *([\w.-]+/[\w.-]+)", text, re.MULTILINE)
+        return found[1] if found else None
+    return None
 
 
 def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:
