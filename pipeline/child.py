@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -47,6 +46,8 @@ def main() -> int:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
     except Exception:  # noqa: BLE001  the log gets the traceback, the runner the exit code
+        import traceback
+
         traceback.print_exc()
         return 1
     return 0
@@ -134,10 +135,10 @@ class MemorySampler:
             self.peak_bytes = max(self.peak_bytes, resource.getrusage(who).ru_maxrss * 1024)
 
     def _sample(self) -> None:
-        from pipeline.guard import descendants
-
         page = os.sysconf("SC_PAGE_SIZE")
         while not self._stop.wait(0.5):
+            from pipeline.guard import descendants  # not loaded for steps that end before the first sample
+
             total = 0
             for pid in [os.getpid(), *descendants(os.getpid())]:
                 try:

@@ -8,7 +8,6 @@ touches the file; a record from another machine that was touched lately counts a
 import fcntl
 import json
 import os
-import socket
 import threading
 import time
 from pathlib import Path
@@ -40,7 +39,7 @@ class Lock:
             os.close(descriptor)
             return False
         os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
+        os.pwrite(descriptor, json.dumps({"host": os.uname().nodename, "pid": os.getpid()}).encode(), 0)
         self._descriptor = descriptor
         threading.Thread(target=self._beat, daemon=True).start()
         return True
@@ -73,7 +72,7 @@ class Lock:
 
     def _held_elsewhere(self) -> bool:
         holder = self.holder()
-        elsewhere = holder is not None and holder["host"] != socket.gethostname()
+        elsewhere = holder is not None and holder["host"] != os.uname().nodename
         return elsewhere and time.time() - self.path.stat().st_mtime < STALE_SECONDS
 
     def _beat(self) -> None:

@@ -26,14 +26,10 @@ def installed_packages() -> dict[str, str]:
 
 def _git() -> dict[str, Any]:
     """The commit of this source tree; None when it is an installed package or git is missing."""
-    commit = _git_output("rev-parse", "HEAD")
-    status = _git_output("status", "--porcelain")
-    return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
-
-
-def _git_output(*words: str) -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), *words]
+    command = ["git", "-C", str(Path(__file__).parent), "status", "--porcelain=v2", "--branch"]
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+        lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
-        return None
+        return {"git_commit": None, "git_dirty": None}
+    commits = [line.removeprefix("# branch.oid ") for line in lines if line.startswith("# branch.oid ")]
+    return {"git_commit": commits[0] if commits else None, "git_dirty": any(line[:1] != "#" for line in lines)}
