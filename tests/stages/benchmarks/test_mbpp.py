@@ -11,6 +11,14 @@ from stages.benchmarks import mbpp
 from stages.benchmarks.base import Answered
 
 SCORER = mbpp.Scorer(name="mbpp", timeout_seconds=5.0)
+ANSWER = {
+    "sample": 0,
+    "turn": 0,
+    "finish_reason": "stop",
+    "num_prompt_tokens": 1,
+    "num_tokens": 1,
+    "prompt_sha256": "",
+}
 CODE = "import math\r\ndef twice(x):\r\n  return 2 * x\r\n"
 
 
@@ -34,16 +42,8 @@ def problems(tmp_path: Path) -> Path:
 
 def score(config: mbpp.Config, texts: list[str], tmp_path: Path) -> list[str]:
     requests = mbpp.requests(config, None, tmp_path)[: len(texts)]
-    blank = {
-        "sample": 0,
-        "turn": 0,
-        "finish_reason": "stop",
-        "num_prompt_tokens": 1,
-        "num_tokens": 1,
-        "prompt_sha256": "",
-    }
     answers = {
-        (request.id, 0, 0): Answer(id=request.id, text=text, **blank)
+        (request.id, 0, 0): Answer.model_validate({**ANSWER, "id": request.id, "text": text})
         for request, text in zip(requests, texts, strict=True)
     }
     _, items = mbpp.score(SCORER, config, Answered(requests=requests, answers=answers, data_dir=None), tmp_path)
