@@ -8,13 +8,30 @@ from pydantic import Field
 
 from pipeline.errors import UserError
 from pipeline.strict import StrictModel
-from stages._serving.requests import Request
+from stages._serving.requests import Request, Sampling
 from stages.benchmarks.base import Answered, Item, Metric, Scores, answer_counts, mean_metric
 
 Extract = Callable[[str, Request], str | None]
 """(answer, request) -> the code in it, or None."""
 Assemble = Callable[[Request, str], str]
 """(request, code) -> the program that checks it: it passes by running to its end."""
+
+
+class ProgramQuestions(StrictModel):
+    """How programs are asked for."""
+
+    num_samples: Annotated[int, Field(ge=1)] = 1
+    """Answers a problem; n of the pass@k estimator."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    seed: int = 0
+
+    def sampling(self, stop: tuple[str, ...]) -> Sampling:
+        """How an answer that ends at `stop` is drawn."""
+        return Sampling(
+            max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p, stop=stop, seed=self.seed
+        )
 
 
 class ProgramScorer(StrictModel):

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.strict import StrictModel
-from stages._serving.requests import Request, Sampling
-from stages.benchmarks._programs import ProgramScorer, score_programs
+from stages._serving.requests import Request
+from stages.benchmarks._programs import ProgramQuestions, ProgramScorer, score_programs
 from stages.benchmarks.base import Answered, Item, Scores
 
 INSTRUCTION = """\
@@ -24,7 +23,7 @@ COMPLETION_STOP = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(")
 """What begins after the function's end when a model continues the bare code (Chen et al., section 2.1)."""
 
 
-class Config(StrictModel):
+class Config(ProgramQuestions):
     """What is asked."""
 
     name: Literal["humaneval"]
@@ -32,12 +31,6 @@ class Config(StrictModel):
     """Ask for the function in a message, or let the model continue the bare code."""
     limit: Annotated[int, Field(ge=1, le=164)] | None = None
     """Only the first so many problems."""
-    num_samples: Annotated[int, Field(ge=1)] = 1
-    """Answers a problem; n of the pass@k estimator."""
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_tokens: Annotated[int, Field(ge=1)] = 512
-    seed: int = 0
 
 
 class Scorer(ProgramScorer):
@@ -71,13 +64,7 @@ def _request(config: Config, problem: dict[str, Any]) -> Request:
         id=problem["task_id"],
         turns=(INSTRUCTION.format(prompt=problem["prompt"].rstrip()) if chat else problem["prompt"],),
         raw=not chat,
-        sampling=Sampling(
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            stop=() if chat else COMPLETION_STOP,
-            seed=config.seed,
-        ),
+        sampling=config.sampling(() if chat else COMPLETION_STOP),
         num_samples=config.num_samples,
         doc={
             "question": problem["prompt"],

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipeline.errors import UserError
-from pipeline.strict import LocalPath, StrictModel
-from stages._serving.requests import Request, Sampling
-from stages.benchmarks._programs import ProgramScorer, score_programs
+from pipeline.strict import LocalPath
+from stages._serving.requests import Request
+from stages.benchmarks._programs import ProgramQuestions, ProgramScorer, score_programs
 from stages.benchmarks.base import Answered, Item, Scores
 
 HUB_NAME = "google-research-datasets/mbpp"
@@ -37,7 +37,7 @@ FEW_SHOT = (
 )  # Austin et al., section 3
 
 
-class Config(StrictModel):
+class Config(ProgramQuestions):
     """What is asked."""
 
     name: Literal["mbpp"]
@@ -46,11 +46,6 @@ class Config(StrictModel):
     """JSON lines with the data set's own fields; by default the data set on the hub at a pinned revision."""
     limit: Annotated[int, Field(ge=1, le=500)] | None = None
     """Only the first so many problems."""
-    num_samples: Annotated[int, Field(ge=1)] = 1
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_tokens: Annotated[int, Field(ge=1)] = 512
-    seed: int = 0
 
 
 class Scorer(ProgramScorer):
@@ -113,13 +108,7 @@ def _request(config: Config, task: dict[str, Any], tasks: dict[int, dict[str, An
         id=f"MBPP/{task['task_id']}",
         turns=(prompt,),
         raw=few_shot,
-        sampling=Sampling(
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            stop=("[DONE]",) if few_shot else (),
-            seed=config.seed,
-        ),
+        sampling=config.sampling(("[DONE]",) if few_shot else ()),
         num_samples=config.num_samples,
         doc={
             "question": task["text"],
