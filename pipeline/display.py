@@ -25,21 +25,22 @@ class PlainDisplay:
     interval_seconds = 60.0
 
     def __init__(self) -> None:
-        self._progress = ""
+        self._progress: dict[str, Any] = {}
         self._last = 0.0
 
     def started(self, name: str, position: str) -> None:
-        self._progress, self._last = "", time.monotonic()
+        self._progress, self._last = {}, time.monotonic()
         print(f"{position:>7}  {name} ...", flush=True)
 
     def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None:
-        self._progress = describe(elapsed_seconds, progress)
+        self._progress = progress or self._progress
         if time.monotonic() - self._last >= self.interval_seconds:
             self._last = time.monotonic()
-            print(f"{'':>7}  {name}  {duration(elapsed_seconds)}  {self._progress}", flush=True)
+            line = f"{'':>7}  {name}  {duration(elapsed_seconds)}  {describe(elapsed_seconds, progress)}"
+            print(line.rstrip(), flush=True)
 
     def finished(self, name: str, seconds: float) -> None:
-        print(f"{'done':>7}  {name}  {duration(seconds)}", flush=True)
+        print(f"{'done':>7}  {name}  {duration(seconds)}  {metrics(self._progress)}".rstrip(), flush=True)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -55,17 +56,20 @@ class LiveDisplay:
         self._status = self._console.status("")
         self._status.start()
         self._position = ""
+        self._progress: dict[str, Any] = {}
 
     def started(self, name: str, position: str) -> None:
-        self._position = position
+        self._position, self._progress = position, {}
         self._status.update(f"[dim]{position}[/] {name}")
 
     def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None:
+        self._progress = progress or self._progress
         moving = describe(elapsed_seconds, progress)
         self._status.update(f"[dim]{self._position}[/] {name}  [cyan]{duration(elapsed_seconds)}[/]  {moving}")
 
     def finished(self, name: str, seconds: float) -> None:
-        self._console.print(f"[green]✓[/] {name}  [dim]{duration(seconds)}[/]", highlight=False)
+        line = f"[green]✓[/] {name}  [cyan]{duration(seconds)}[/]  [dim]{metrics(self._progress)}[/]"
+        self._console.print(line, highlight=False)
 
     def close(self) -> None:
         """Take the moving line away."""
@@ -80,8 +84,12 @@ def describe(elapsed_seconds: float, progress: dict[str, Any]) -> str:
         parts.append(f"{done:g}/{total:g} {100 * done / total:.0f}%")
         if 0 < done < total:
             parts.append(f"ETA {duration(elapsed_seconds * (total - done) / done)}")
-    parts += [f"{name} {_number(value)}" for name, value in progress.get("metrics", {}).items()]
-    return "  ".join(parts)
+    return "  ".join([*parts, metrics(progress)]).rstrip()
+
+
+def metrics(progress: dict[str, Any]) -> str:
+    """`loss 0.41  tokens_per_second 148`."""
+    return "  ".join(f"{name} {_number(value)}" for name, value in progress.get("metrics", {}).items())
 
 
 def duration(seconds: float) -> str:

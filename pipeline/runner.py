@@ -84,11 +84,11 @@ class Runner:
         self._stop_server()
         if service is None:
             return
-        self.display.started(f"server for {_served(service)}", "")
-        started = time.monotonic()
+        name, started = f"server for {_served(service)}", time.monotonic()
+        self.display.started(name, "")
         self._server = Server(service, self._inputs(service), self.store)
-        self._server.wait_until_ready(lambda elapsed: self.display.tick("server", elapsed, {}))
-        self.display.finished(f"server for {_served(service)}", time.monotonic() - started)
+        self._server.wait_until_ready(lambda elapsed: self.display.tick(name, elapsed, {}))
+        self.display.finished(name, time.monotonic() - started)
 
     def _stop_server(self) -> None:
         if self._server:
