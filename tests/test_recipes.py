@@ -1,0 +1,72 @@
+"""The recipes we ship, and the one the README shows."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import plan, recipe
+from stages.workflow import Recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_plans_offline_and_its_name_is_its_files(path: Path):
+    planned = plan.load(path, [])
+    assert planned.name == path.stem
+    assert planned.steps[-1].name == "report"
+
+
+def test_the_readmes_example_is_a_recipe(tmp_path: Path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "example.yaml").write_text(block)
+    assert recipe.load(tmp_path / "example.yaml", Recipe, []).train.zero_stage == 2
+
+
+def test_the_papers_settings_are_the_papers():
+    loaded = recipe.load(ROOT / "recipes" / "llama2_nlora.yaml", Recipe, [])
+    train, adapter = loaded.train, loaded.init.adapter
+    assert (train.learning_rate, train.schedule, train.warmup_ratio, train.weight_decay) == (2e-4, "cosine", 0.03, 0.0)
+    assert (adapter.rank, adapter.alpha, adapter.dropout, adapter.targets) == (128, 128, 0.0, "all-linear")
+    assert (loaded.model.dtype, train.dtype, train.global_batch_size) == ("float32", "float32", 4)
+    assert list(loaded.tracks) == ["math", "code", "chat"]
+
+
+def test_equal_work_appears_once():
+    planned = plan.load(ROOT / "recipes" / "mistral_nlora.yaml", [])
+    names = [step.name for step in planned.steps]
+    assert [name for name in names if "init_adapter" in name or "prepare_model" in name] == [
+        "prepare_model",
+        "init_adapter",
+    ]
+
+
+def test_without_a_hub_preflight_lists_all_that_is_missing(tmp_path: Path):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "run",
+        "recipes/mistral_nlora.yaml",
+        "--store",
+        str(tmp_path / "store"),
+    ]
+    refused = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    for missing in (
+        "Mistral-7B-v0.1",
+        "MetaMathQA",
+        "CodeFeedback",
+        "WizardLM_evol",
+        "gsm8k",
+        "hendrycks_math",
+        "mbpp",
+    ):
+        assert missing in refused.stderr
+    assert "Traceback" not in refused.stderr
