@@ -80,7 +80,7 @@ def _work(order: Order, partial: Path) -> dict[str, Any]:
         "fingerprint": order.fingerprint,
         "config": config.model_dump(mode="json"),
         "canonical_config": config.canonical(),
-        "inputs": order.inputs and _identities(order.inputs),
+        "inputs": _identities(order.inputs),
         "metrics": metrics,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "duration_seconds": round(time.monotonic() - started, 3),

@@ -20,6 +20,11 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """STEP."""
+    parser.add_argument("step", help="a step's name, as `plan` shows it")
+
+
 def add_store(parser: argparse.ArgumentParser) -> None:
     """--store."""
     parser.add_argument(

@@ -8,7 +8,7 @@ from pipeline.commands import arguments as shared
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_recipe(parser)
-    parser.add_argument("step", help="a step's name, as `plan` shows it")
+    shared.add_step(parser)
     shared.add_store(parser)
 
 

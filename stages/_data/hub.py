@@ -5,7 +5,6 @@ without network, take the latest version it finds in its cache, whatever revisio
 """
 
 import json
-import os
 import threading
 import urllib.error
 import urllib.request
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from stages._hub import cache_dir, endpoint, headers, is_offline
 
 TIMEOUT_SECONDS = 1.5
 
@@ -24,15 +24,15 @@ def problem(name: str, revision: str) -> str | None:
     where = f"data set {name}@{revision[:12]}"
     if cached_snapshot(name, revision):
         return None
-    if _is_offline():
-        return f"{where} is not in the hub cache {_cache_dir()} and HF_HUB_OFFLINE is set; {_remedy()}"
-    unreachable = _unreachable(_endpoint())
+    if is_offline():
+        return f"{where} is not in the hub cache {cache_dir()} and HF_HUB_OFFLINE is set; {_remedy()}"
+    unreachable = _unreachable(endpoint())
     if unreachable:
-        return f"{where} is not cached and {_endpoint()} cannot be reached ({unreachable}); {_remedy()}"
-    status = _answer(f"{_endpoint()}/api/datasets/{name}/revision/{revision}")
+        return f"{where} is not cached and {endpoint()} cannot be reached ({unreachable}); {_remedy()}"
+    status = _answer(f"{endpoint()}/api/datasets/{name}/revision/{revision}")
     if status == "200":
         return None
-    return f"{where}: {_endpoint()} answered {status}; check name and revision, and HF_TOKEN if it is gated"
+    return f"{where}: {endpoint()} answered {status}; check name and revision, and HF_TOKEN if it is gated"
 
 
 def cached_snapshot(name: str, revision: str) -> Path | None:
@@ -40,7 +40,7 @@ def cached_snapshot(name: str, revision: str) -> Path | None:
 
     huggingface_hub writes the list of files to `trees/<commit>.json` before it downloads them.
     """
-    repository = _cache_dir() / f"datasets--{name.replace('/', '--')}"
+    repository = cache_dir() / f"datasets--{name.replace('/', '--')}"
     snapshot, tree = repository / "snapshots" / revision, repository / "trees" / f"{revision}.json"
     if not snapshot.is_dir() or not tree.is_file():
         return None
@@ -50,12 +50,12 @@ def cached_snapshot(name: str, revision: str) -> Path | None:
 
 def unpinned_problem(name: str) -> str | None:
     """The same for a data set that some library loads at whatever revision it finds."""
-    if (_cache_dir() / f"datasets--{name.replace('/', '--')}").is_dir():
+    if (cache_dir() / f"datasets--{name.replace('/', '--')}").is_dir():
         return None
-    if _is_offline():
-        return f"data set {name} is not in the hub cache {_cache_dir()} and HF_HUB_OFFLINE is set"
-    unreachable = _unreachable(_endpoint())
-    return f"data set {name} is not cached and {_endpoint()} cannot be reached ({unreachable})" if unreachable else None
+    if is_offline():
+        return f"data set {name} is not in the hub cache {cache_dir()} and HF_HUB_OFFLINE is set"
+    unreachable = _unreachable(endpoint())
+    return f"data set {name} is not cached and {endpoint()} cannot be reached ({unreachable})" if unreachable else None
 
 
 def rows(name: str, revision: str, config_name: str | None, split: str) -> Iterator[dict[str, Any]]:
@@ -63,7 +63,7 @@ def rows(name: str, revision: str, config_name: str | None, split: str) -> Itera
     from datasets import load_dataset
     from huggingface_hub import snapshot_download
 
-    folder = cached_snapshot(name, revision) if _is_offline() else None
+    folder = cached_snapshot(name, revision) if is_offline() else None
     folder = folder or Path(snapshot_download(name, repo_type="dataset", revision=revision))
     try:
         loaded = load_dataset(str(folder), config_name, split=split)
@@ -73,13 +73,13 @@ def rows(name: str, revision: str, config_name: str | None, split: str) -> Itera
 
 
 @cache
-def _unreachable(endpoint: str) -> str:
+def _unreachable(address: str) -> str:
     """Why the hub does not answer, or "". Asked once a process: a plan may name many data sets.
 
     In a thread, because looking up a host name may hang far longer than any timeout of the connection.
     """
     answers = ["no answer within a moment"]
-    thread = threading.Thread(target=lambda: answers.append(_answer(endpoint)), daemon=True)
+    thread = threading.Thread(target=lambda: answers.append(_answer(address)), daemon=True)
     thread.start()
     thread.join(TIMEOUT_SECONDS)
     return "" if answers[-1].isdigit() else answers[-1]
@@ -87,29 +87,15 @@ def _unreachable(endpoint: str) -> str:
 
 def _answer(url: str) -> str:
     """The HTTP status as digits, or what went wrong before there was one."""
-    token = os.environ.get("HF_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers()), timeout=TIMEOUT_SECONDS
+        ) as response:
             return str(response.status)
     except urllib.error.HTTPError as error:
         return str(error.code)
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error))
-
-
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
-def _is_offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def _cache_dir() -> Path:
-    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{cache_home}/huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
 
 
 def _remedy() -> str:

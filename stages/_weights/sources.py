@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import json
 import math
-import os
 import shutil
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+from stages import _hub
 from stages._weights.architecture import Shapes, shapes_of_folder, shapes_of_gguf
 from stages._weights.index import stored_tensors
 
@@ -91,7 +91,7 @@ def gguf_file(source: Gguf) -> Path:
 
 def cached_snapshot(source: Hub) -> Path | None:
     """The folder of this commit in the hub's local cache, if every shard it needs is there."""
-    folder = _hub_cache() / f"models--{source.name.replace('/', '--')}" / "snapshots" / source.revision
+    folder = _hub.cache_dir() / f"models--{source.name.replace('/', '--')}" / "snapshots" / source.revision
     try:
         return folder if (folder / "config.json").exists() and stored_tensors(folder) else None
     except UserError:
@@ -102,11 +102,13 @@ def _hub_problems(source: Hub) -> list[str]:
     if cached_snapshot(source):
         return []
     where = f"model.source: {source.name}@{source.revision[:12]}"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return [f"{where} is not in the hub cache {_hub_cache()} and HF_HUB_OFFLINE is set; unset it or fill the cache"]
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    if _hub.is_offline():
+        return [
+            f"{where} is not in the hub cache {_hub.cache_dir()} and HF_HUB_OFFLINE is set; unset it or fill the cache"
+        ]
+    endpoint = _hub.endpoint()
     url = f"{endpoint}/api/models/{source.name}/revision/{source.revision}"
-    request = urllib.request.Request(url, headers=_headers())
+    request = urllib.request.Request(url, headers=_hub.headers())
     try:
         with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS):
             return []
@@ -117,17 +119,6 @@ def _hub_problems(source: Hub) -> list[str]:
         reason = getattr(error, "reason", error)
         found = f"is not cached and {endpoint} cannot be reached ({reason})"
         return [f"{where} {found}; use a local folder (kind: local) or set HF_ENDPOINT"]
-
-
-def _headers() -> dict[str, str]:
-    token = os.environ.get("HF_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _hub_cache() -> Path:
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = Path(os.environ.get("HF_HOME") or user_cache / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
 
 
 def _local_problems(source: Local) -> list[str]:
