@@ -1,7 +1,8 @@
 """Start an adapter: its factors for every targeted matrix. Reads a model's shards, writes a PEFT adapter.
 
 Nystrom methods read r rows and r columns of each matrix straight from the files; no model is built, except to measure
-the loss of the start when `probe` is on. Writes adapter_config.json, adapter_model.safetensors, init_report.json.
+the loss of the start when `probe` is on. Writes adapter_config.json, adapter_model.safetensors, adapter.json and
+init_report.json.
 """
 
 from typing import Annotated, Any
@@ -13,8 +14,9 @@ from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 from stages.adapters import AnyAdapter
+from stages.adapters.base import total_trainable
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(StrictModel):
@@ -23,7 +25,9 @@ class Config(StrictModel):
     adapter: AnyAdapter
     seed: int = 0
     probe: bool = True
-    """Measure the size of each initial update and the loss on a few texts before and after; this loads the model."""
+    """Measure each initial update, its error and its core, and the loss on a few texts before and after; this loads
+    the model.
+    """
     max_start_loss_increase: Annotated[float, Field(gt=0)] = 1.0
     """In nats a token: a start that loses more than this fails the step (half of the model's knowledge of a text)."""
     accept_start: bool = False
@@ -51,7 +55,7 @@ def target_problems(config: Config, shapes: dict[str, tuple[int, ...]]) -> list[
     """The same for tensor shapes known in another way (see `stages._weights.sources.shapes`)."""
     from stages._weights import targets
 
-    return targets.problems(shapes, config.adapter.targets, config.adapter.rank)
+    return targets.problems(shapes, config.adapter)
 
 
 def num_trainable(config: Config, shapes: dict[str, tuple[int, ...]]) -> int:
@@ -59,9 +63,7 @@ def num_trainable(config: Config, shapes: dict[str, tuple[int, ...]]) -> int:
     from stages._weights import targets
 
     known = targets.matrices(shapes)
-    return sum(
-        config.adapter.num_trainable(*known[module]) for module in targets.select(known, config.adapter.targets)[0]
-    )
+    return total_trainable(config.adapter, known, targets.select(known, config.adapter.targets)[0])
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

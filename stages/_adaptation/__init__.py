@@ -1,1 +1,1 @@
-"""What starting and merging adapters share: factor algebra, probe texts, reports."""
+"""What starting and merging adapters share: probe texts, reports, the checks of both."""

@@ -14,14 +14,14 @@ from pipeline import machine
 from pipeline.errors import StepFailed
 from pipeline.stage import Resources, Workspace
 from stages._adaptation import verification
-from stages._adaptation.algebra import product
-from stages._adaptation.start import REPORT_FILE as START_REPORT_FILE
+from stages._adaptation.start import read_adapter
 from stages._peft.load import load_factors
 from stages._weights.folder import copy_small_files, state_dtype
 from stages._weights.index import shard_files, stored_tensors
 from stages._weights.matrix import TORCH_DTYPE
 from stages._weights.writing import ShardWriter
-from stages.adapters.base import Factors
+from stages.adapters.algebra import product
+from stages.adapters.base import AdapterConfig, Factors
 
 if TYPE_CHECKING:
     from stages.merge import Config, Inputs
@@ -30,27 +30,37 @@ REPORT_FILE = "merge_report.json"
 
 
 class Update(NamedTuple):
-    """What is added to one weight: s B N A of the trained factors, less that of the start where it was subtracted."""
+    """What becomes of one weight: W + s B N A of the trained factors, less that of the start where it was subtracted;
+    with DoRA each row then gets its trained length.
+    """
 
     trained: Factors
     start: Factors | None
-    scale: float
+    scaling: float
 
-    def matrix(self, dtype: torch.dtype) -> torch.Tensor:
-        """The update [O, I], multiplied in `dtype`."""
-        update = product(self.trained, self.scale, dtype)
-        return update if self.start is None else update - product(self.start, self.scale, dtype)
+    def delta(self, dtype: torch.dtype) -> torch.Tensor:
+        """What is added to W, before any rescaling [O, I], multiplied in `dtype`."""
+        delta_OI = product(self.trained, self.scaling, dtype)
+        return delta_OI if self.start is None else delta_OI - product(self.start, self.scaling, dtype)
+
+    def applied(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        """The adapted weight, in the dtype of `weight_OI`."""
+        adapted_OI = weight_OI + self.delta(weight_OI.dtype)
+        if self.trained.magnitude_O is None:
+            return adapted_OI
+        lengths_O = torch.linalg.vector_norm(adapted_OI, dim=1)
+        return adapted_OI * (self.trained.magnitude_O.to(weight_OI.dtype) / lengths_O)[:, None]
 
 
 def merge(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Write and verify the merged model; the step's metrics."""
     torch.set_num_threads(resources.num_threads or machine.cpu_count())
-    start_report = json.loads((inputs.init / START_REPORT_FILE).read_text())
-    updates = read_updates(inputs.init.path, inputs.trained.path, start_report)
+    adapter = read_adapter(inputs.init.path)
+    updates = read_updates(inputs.init.path, inputs.trained.path, adapter)
     dtype = getattr(torch, config.dtype) if config.dtype else _base_dtype(inputs.model.path)
     writer = write_merged(inputs.model.path, updates, dtype, out)
     shutil.copyfile(inputs.trained / "template.json", out / "template.json")
-    start_dir = inputs.init.path if start_report["subtracts_start"] else None
+    start_dir = inputs.init.path if adapter.subtracts_start else None
     layers = verification.layer_errors(inputs.model.path, out.path, updates)
     answers = verification.compare_answers(inputs.model.path, inputs.trained.path, start_dir, out.path)
     metrics = {
@@ -66,13 +76,19 @@ def merge(config: Config, inputs: Inputs, out: Workspace, resources: Resources) 
     return metrics
 
 
-def read_updates(init_dir: Path, trained_dir: Path, start_report: dict[str, Any]) -> dict[str, Update]:
+def read_updates(init_dir: Path, trained_dir: Path, adapter: AdapterConfig) -> dict[str, Update]:
     """Module name -> its update. Raises StepFailed if start and result are not of the same matrices."""
     trained, start = load_factors(trained_dir), load_factors(init_dir)
     if trained.keys() != start.keys():
         raise StepFailed(f"merge: {trained_dir} and {init_dir} adapt different matrices; they are not of one training")
-    subtracts, scale = start_report["subtracts_start"], start_report["scale"]
-    return {module: Update(trained[module], start[module] if subtracts else None, scale) for module in trained}
+    return {
+        module: Update(
+            trained[module],
+            start[module] if adapter.subtracts_start else None,
+            adapter.for_module(module).scaling,
+        )
+        for module in trained
+    }
 
 
 def write_merged(model_dir: Path, updates: dict[str, Update], dtype: torch.dtype, out: Workspace) -> ShardWriter:
@@ -102,7 +118,7 @@ def write_merged(model_dir: Path, updates: dict[str, Update], dtype: torch.dtype
 def _merged(weight: torch.Tensor, update: Update | None, dtype: torch.dtype) -> torch.Tensor:
     if update is not None:
         precision = torch.promote_types(weight.dtype, torch.float32)
-        weight = weight.to(precision) + update.matrix(precision)
+        weight = update.applied(weight.to(precision))
     return weight.to(dtype) if weight.is_floating_point() else weight
 
 

@@ -1,4 +1,4 @@
-"""Start the factors of every targeted matrix, write them, and judge the start."""
+"""Start the factors of every targeted matrix and write them as a PEFT adapter."""
 
 from __future__ import annotations
 
@@ -10,51 +10,66 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import TypeAdapter
 
 from pipeline import machine
-from pipeline.errors import StepFailed
 from pipeline.stage import Resources, Workspace
-from stages._adaptation import algebra
-from stages._adaptation.probe import start_losses
-from stages._peft.config import peft_config, write_config
+from stages._adaptation import start_report
+from stages._peft.config import peft_config, task_type_of, write_config
 from stages._peft.load import save_factors
 from stages._weights import targets
 from stages._weights.index import stored_tensors
 from stages._weights.matrix import FileMatrix
-from stages.adapters import initializer
-from stages.adapters.base import AdapterConfig, Factors
+from stages.adapters import AnyAdapter, initializer
+from stages.adapters.base import AdapterConfig, Factors, WeightReader, total_trainable
 
 if TYPE_CHECKING:
     from stages.init_adapter import Config
 
-REPORT_FILE = "init_report.json"
+ADAPTER_FILE = "adapter.json"
+"""The adapter's section of the recipe: rank, scale and method of what lies beside it."""
 
 
 def write_adapter(config: Config, model_dir: Path, out: Workspace, resources: Resources) -> dict[str, Any]:
-    """Write the adapter and init_report.json; the step's metrics. Raises StepFailed for a bad start."""
+    """Write the adapter, adapter.json and init_report.json; the step's metrics. Raises StepFailed for a bad start."""
     torch.set_num_threads(resources.num_threads or machine.cpu_count())
     weights = targeted_weights(model_dir, config.adapter)
     began = time.perf_counter()
     factors = start_all(weights, config.adapter, config.seed, out)
     num_parameters = save_factors(factors, out.path)
     init_seconds = time.perf_counter() - began
-    names = {name.removesuffix(".weight") for name in stored_tensors(model_dir)}
-    write_config(peft_config(config.adapter, targets.short_names(sorted(names), sorted(weights))), out.path)
+    write_description(config.adapter, model_dir, sorted(weights), out.path)
+    shapes = {module: weight.shape for module, weight in weights.items()}
     summary = {
         "method": config.adapter.method,
         "rank": config.adapter.rank,
         "num_matrices": len(weights),
         "num_parameters": num_parameters,
-        "trainable_parameters": sum(config.adapter.num_trainable(*weight.shape) for weight in weights.values()),
+        "trainable_parameters": total_trainable(config.adapter, shapes, shapes),
+        "subtracts_start": config.adapter.subtracts_start,
         "init_seconds": init_seconds,
         "bytes_read": sum(weight.bytes_read for weight in weights.values()),
     }
-    report = {**summary, "scale": config.adapter.scale, "subtracts_start": config.adapter.subtracts_start}
-    matrices = [_matrix_report(name, weights[name], factors[name], config) for name in weights]
-    judged = _judge(config, model_dir, out, matrices)
-    (out / REPORT_FILE).write_text(json.dumps({**report, **judged, "matrices": matrices}, indent=1) + "\n")
-    _refuse_bad_start(config, judged)
+    if not config.probe:
+        start_report.write_report(out, summary)
+        return summary
+    matrices = [start_report.matrix_report(name, weights[name], factors[name], config.adapter) for name in weights]
+    judged = start_report.judge(config, model_dir, out, matrices)
+    start_report.write_report(out, {**summary, **judged, "matrices": matrices})
+    start_report.refuse_bad_start(config, judged)
     return {**summary, **judged}
+
+
+def write_description(adapter: AdapterConfig, model_dir: Path, modules: list[str], out_dir: Path) -> None:
+    """Write adapter_config.json, for PEFT, and adapter.json, for us."""
+    names = sorted(name.removesuffix(".weight") for name in stored_tensors(model_dir))
+    write_config(peft_config(adapter, targets.short_names(names, modules), task_type_of(model_dir)), out_dir)
+    (out_dir / ADAPTER_FILE).write_text(json.dumps(adapter.model_dump(mode="json"), indent=1) + "\n")
+
+
+def read_adapter(init_dir: Path) -> AdapterConfig:
+    """The adapter's section of the recipe that a start was made from."""
+    return TypeAdapter[AdapterConfig](AnyAdapter).validate_json((init_dir / ADAPTER_FILE).read_text())
 
 
 def targeted_weights(model_dir: Path, adapter: AdapterConfig) -> dict[str, FileMatrix]:
@@ -68,58 +83,20 @@ def targeted_weights(model_dir: Path, adapter: AdapterConfig) -> dict[str, FileM
 def start_all(
     weights: Mapping[str, FileMatrix], adapter: AdapterConfig, seed: int, out: Workspace
 ) -> dict[str, Factors]:
-    """The factors of every matrix. Each has a generator of its own, so that neither order nor selection matters."""
-    init = initializer(adapter)
+    """The factors of every matrix."""
     factors = {}
     for number, (module, weight) in enumerate(weights.items()):
-        factors[module] = init(weight, adapter, generator_for(module, seed))
+        factors[module] = start_one(module, weight, adapter, seed)
         out.progress(number + 1, len(weights))
     return factors
+
+
+def start_one(module: str, weight: WeightReader, adapter: AdapterConfig, seed: int) -> Factors:
+    """One matrix's factors. It has a generator of its own, so that neither order nor selection matters."""
+    return initializer(adapter)(weight, adapter.for_module(module), generator_for(module, seed))
 
 
 def generator_for(module: str, seed: int) -> torch.Generator:
     """A CPU generator whose stream depends on the seed and the module's name alone."""
     digest = hashlib.sha256(f"{seed}:{module}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-
-
-def _matrix_report(module: str, weight: FileMatrix, factors: Factors, config: Config) -> dict[str, Any]:
-    norm = weight.squared_norm() ** 0.5 if config.probe else None
-    update = algebra.update_norm(factors, config.adapter.scale)
-    return {
-        "module": module,
-        "shape": list(weight.shape),
-        "update_norm": update,
-        "weight_norm": norm,
-        "relative_update": update / norm if norm else None,
-        "core_condition": None if factors.N_RR is None else algebra.condition(factors.N_RR),
-    }
-
-
-def _judge(config: Config, model_dir: Path, out: Workspace, matrices: list[dict[str, Any]]) -> dict[str, Any]:
-    if not config.probe:
-        return {}
-    updates = [matrix["relative_update"] or 0.0 for matrix in matrices]
-    base, start = start_losses(model_dir, out.path, subtract=config.adapter.subtracts_start)
-    return {
-        "relative_update_mean": sum(updates) / len(updates),
-        "relative_update_max": max(updates),
-        "probe_loss_base": base,
-        "probe_loss_start": start,
-    }
-
-
-def _refuse_bad_start(config: Config, judged: Mapping[str, Any]) -> None:
-    if config.accept_start or not judged:
-        return
-    base, start = judged["probe_loss_base"], judged["probe_loss_start"]
-    if start - base <= config.max_start_loss_increase:
-        return
-    subtractable = "residual" in type(config.adapter).model_fields
-    cure = "`residual: subtract` starts at the base model; " if subtractable else ""
-    raise StepFailed(
-        f"adapter: the start of {config.adapter.method} at rank {config.adapter.rank} raises the loss on the probe "
-        f"texts from {base:.2f} to {start:.2f}, more than max_start_loss_increase = {config.max_start_loss_increase}; "
-        f"the initial update is {judged['relative_update_max']:.2f} times the weight at most. "
-        f"{cure}a smaller alpha starts closer to it; `accept_start: true` goes on as it is"
-    )

@@ -16,7 +16,6 @@ from stages._weights.matrix import FileMatrix
 
 if TYPE_CHECKING:
     from stages._adaptation.merging import Update
-    from stages.adapters.base import Factors
 
 NUM_PROBES = 4
 """Random vectors per matrix: an error anywhere in it shows in each of them."""
@@ -83,24 +82,15 @@ def require_agreement(metrics: Mapping[str, Any], dtype: torch.dtype) -> None:
 def _layer_error(module: str, base: FileMatrix, merged: FileMatrix, update: Update) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     x_IP = torch.randn(base.shape[1], NUM_PROBES, generator=generator, dtype=torch.float64)
-    update_OP = _applied(update.trained, update.scale, x_IP)
-    if update.start is not None:
-        update_OP = update_OP - _applied(update.start, update.scale, x_IP)
-    expected_OP = base.full().double() @ x_IP + update_OP
+    base_OI = base.full().double()
+    expected_OP = update.applied(base_OI) @ x_IP
     error = float((merged.full().double() @ x_IP - expected_OP).norm())
-    size, update_size = float(expected_OP.norm()), float(update_OP.norm())
+    size, update_size = float(expected_OP.norm()), float((expected_OP - base_OI @ x_IP).norm())
     return {
         "module": module,
         "relative_error": error / size if size else error,
         "update_lost": error / update_size if update_size else 0.0,
     }
-
-
-def _applied(factors: Factors, scale: float, x_IP: torch.Tensor) -> torch.Tensor:
-    hidden_RP = factors.A_RI.double() @ x_IP
-    if factors.N_RR is not None:
-        hidden_RP = factors.N_RR.double() @ hidden_RP
-    return scale * (factors.B_OR.double() @ hidden_RP)
 
 
 def _same(name: str, base_file: Path, merged_file: Path) -> bool:

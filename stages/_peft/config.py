@@ -1,49 +1,65 @@
-"""The PEFT configuration of an adapter: PEFT's own for two factors, its extension for three."""
+"""The PEFT configuration of an adapter: PEFT's own where it has the form, its extension where it has not."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
+from peft import AdaLoraConfig, LoraConfig
 from torch import nn
 
 from stages._peft.layer import StructuredLinear
-from stages._peft.names import STRUCTURED
+from stages._peft.names import OURS
 from stages.adapters.base import AdapterConfig
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
+_TASKS = {"ForCausalLM": "CAUSAL_LM", "ForSequenceClassification": "SEQ_CLS"}
+
 
 @dataclass
 class StructuredLoraConfig(LoraConfig):
-    """LoraConfig whose linear layers may have a core, when `init_lora_weights` is one of `names.STRUCTURED`."""
+    """LoraConfig whose linear layers may have a core, when `init_lora_weights` is one of `names.OURS`."""
+
+    core_order: str = "BNA"
+    """`BNA` or `BAN`, see `stages.adapters.structured`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._register_custom_module({nn.Linear: StructuredLinear})
 
 
-def peft_config(adapter: AdapterConfig, modules: list[str]) -> LoraConfig:
+def peft_config(adapter: AdapterConfig, modules: list[str], task_type: str | None = "CAUSAL_LM") -> LoraConfig:
     """The configuration of `adapter` on the modules named."""
+    alphas = {} if adapter.alpha is not None else adapter.rank_pattern  # alpha = rank, where nothing else is said
     return config_of(
         {
-            "task_type": "CAUSAL_LM",
+            "task_type": task_type,
             "r": adapter.rank,
             "lora_alpha": adapter.rank if adapter.alpha is None else adapter.alpha,
             "lora_dropout": adapter.dropout,
             "target_modules": modules,
-            "init_lora_weights": adapter.PEFT_INIT,
+            "rank_pattern": dict(adapter.rank_pattern),
+            "alpha_pattern": adapter.alpha_pattern
+            | {key: alphas[key] for key in alphas if key not in adapter.alpha_pattern},
             "bias": "none",
+            **adapter.peft_options(),
         }
     )
 
 
+def task_type_of(model_dir: Path) -> str | None:
+    """PEFT's name for what a model is for, from its config.json; None for what PEFT has no special class for."""
+    architectures = json.loads((model_dir / "config.json").read_text()).get("architectures") or [""]
+    return next((task for suffix, task in _TASKS.items() if architectures[0].endswith(suffix)), None)
+
+
 def config_of(values: dict[str, Any]) -> LoraConfig:
     """The right class for the values of an adapter_config.json."""
-    structured = values.get("init_lora_weights") in STRUCTURED
-    return StructuredLoraConfig(**values) if structured else LoraConfig(**values)
+    if values.get("peft_type") == "ADALORA":
+        return AdaLoraConfig(**values)
+    return StructuredLoraConfig(**values) if values.get("init_lora_weights") in OURS else LoraConfig(**values)
 
 
 def write_config(config: LoraConfig, adapter_dir: Path) -> None:

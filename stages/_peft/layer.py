@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 from peft.tuners.lora.config import LoraConfig
+from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
-from peft.tuners.lora.variants import _register_frozen_peft_weight
+from peft.tuners.lora.variants import DoraLinearVariant, _register_frozen_peft_weight
 from peft.utils.integrations import gather_params_ctx
 from torch import nn
 from torch.nn.functional import linear
 
-from stages._peft.names import INT_TUNE, N_LORA, S_LORA, STRUCTURED
+from stages._peft.names import INT_TUNE, N_LORA, OURS, S_LORA
+from stages.adapters.algebra import fold
+from stages.adapters.base import Order
 
 
 class StructuredLinear(Linear):
@@ -22,22 +25,30 @@ class StructuredLinear(Linear):
 
     adapter_layer_names = (*LoraLayer.adapter_layer_names, "lora_N")
 
-    def update_layer(self, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def update_layer(self, adapter_name: str, *args: Any, config: LoraConfig, **kwargs: Any) -> None:
         """Add an adapter, as PEFT does."""
         if "lora_N" not in self._modules:
             self.lora_N = nn.ModuleDict()
-        super().update_layer(adapter_name, *args, **kwargs)
+            self.core_order: dict[str, Order] = {}
+        self.core_order[adapter_name] = getattr(config, "core_order", "BNA")
+        super().update_layer(adapter_name, *args, config=config, **kwargs)
 
     def resolve_lora_variant(self, *, config: LoraConfig, **kwargs: Any) -> LoraVariant | None:
         """Our variant where `init_lora_weights` asks for one, else what PEFT would choose."""
         ours = {S_LORA: StructuredVariant, N_LORA: NystromVariant, INT_TUNE: CoreOnlyVariant}
-        if config.init_lora_weights in ours:
-            return ours[config.init_lora_weights]()
-        return super().resolve_lora_variant(config=config, **kwargs)
+        if config.init_lora_weights not in ours:
+            return super().resolve_lora_variant(config=config, **kwargs)
+        if config.use_dora:
+            return {S_LORA: StructuredDoraVariant, N_LORA: NystromDoraVariant}[config.init_lora_weights]()
+        return ours[config.init_lora_weights]()
 
     def reset_lora_parameters(self, adapter_name: str, init_lora_weights: bool | str) -> None:
         """A by Kaiming's rule and B zero for our methods too; their variants then set what differs."""
-        super().reset_lora_parameters(adapter_name, True if init_lora_weights in STRUCTURED else init_lora_weights)
+        super().reset_lora_parameters(adapter_name, True if init_lora_weights in OURS else init_lora_weights)
+
+    def folded_weight(self, adapter: str) -> torch.Tensor:
+        """A' [R, I] with B A' = B N A, differentiable."""
+        return fold(self.lora_A[adapter].weight, self.lora_N[adapter].weight, self.core_order[adapter])
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """The update s B N A [O, I], multiplied in float32 or better, in the dtype of B."""
@@ -45,8 +56,9 @@ class StructuredLinear(Linear):
             return super().get_delta_weight(adapter)
         b_OR = self.lora_B[adapter].weight
         precision = torch.promote_types(b_OR.dtype, torch.float32)
-        core_RI = self.lora_N[adapter].weight.to(precision) @ self.lora_A[adapter].weight.to(precision)
-        return (b_OR.to(precision) @ core_RI * self.scaling[adapter]).to(b_OR.dtype)
+        a_RI, n_RR = self.lora_A[adapter].weight.to(precision), self.lora_N[adapter].weight.to(precision)
+        folded_RI = fold(a_RI, n_RR, self.core_order[adapter])
+        return (b_OR.to(precision) @ folded_RI * self.scaling[adapter]).to(b_OR.dtype)
 
 
 class StructuredVariant(LoraVariant):
@@ -72,6 +84,7 @@ class StructuredVariant(LoraVariant):
             module.lora_N[active_adapter].weight,
             module.lora_B[active_adapter].weight,
             module.scaling[active_adapter],
+            module.core_order[active_adapter],
         )
 
     @staticmethod
@@ -119,6 +132,60 @@ class CoreOnlyVariant(NystromVariant):
         _register_frozen_peft_weight(module, adapter_name, "lora_B")
 
 
+class FoldedFactor:
+    """N A in the place of A in PEFT's DoRA layer, which calls it on inputs and asks for its width."""
+
+    def __init__(self, module: StructuredLinear, adapter: str) -> None:
+        self.weight = module.folded_weight(adapter)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight)
+
+
+class StructuredDoraVariant(DoraLinearVariant):
+    """SLoRA with DoRA's row lengths: PEFT's DoRA on the folded factor."""
+
+    START: type[StructuredVariant] = StructuredVariant
+
+    @classmethod
+    def init(cls, module: StructuredLinear, adapter_name: str, **kwargs: Any) -> None:
+        """The factors as without DoRA, then the lengths of W + s B N A."""
+        cls.START.init(module, adapter_name, **kwargs)
+        if not module.lora_magnitude_vector:
+            module.adapter_layer_names = (*module.adapter_layer_names, "lora_magnitude_vector")
+        layer = DoraLinearLayer(fan_in_fan_out=False)
+        layer.update_layer(
+            base_layer=module.get_base_layer(),
+            lora_A=module.folded_weight(adapter_name),
+            lora_B=module.lora_B[adapter_name].weight,
+            scaling=module.scaling[adapter_name],
+        )
+        module.lora_magnitude_vector[adapter_name] = layer
+
+    @staticmethod
+    def forward(
+        module: StructuredLinear, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        """The layer's output: m / ||W + s B N A|| times what it would be without DoRA."""
+        dropout = module.lora_dropout[active_adapter]
+        keeps_input = isinstance(dropout, nn.Identity) or not module.training
+        return result + module.lora_magnitude_vector[active_adapter](
+            x if keeps_input else dropout(x),
+            lora_A=FoldedFactor(module, active_adapter),
+            lora_B=module.lora_B[active_adapter],
+            scaling=module.scaling[active_adapter],
+            base_layer=module.get_base_layer(),
+            base_result=result if keeps_input else None,
+            adapter_name=active_adapter,
+        )
+
+
+class NystromDoraVariant(StructuredDoraVariant):
+    """NLoRA with DoRA's row lengths."""
+
+    START = NystromVariant
+
+
 def add_update(
     result: torch.Tensor,
     x: torch.Tensor,
@@ -126,6 +193,7 @@ def add_update(
     n_RR: torch.Tensor,
     b_OR: torch.Tensor,
     scale: float,
+    order: Order = "BNA",
 ) -> torch.Tensor:
     """The sum result [..., O] + s B N A x with the cheapest order of products.
 
@@ -134,7 +202,9 @@ def add_update(
     """
     num_tokens = x.numel() // x.shape[-1]
     narrow = min(a_RI.shape[1], b_OR.shape[0])
-    if num_tokens <= narrow or not a_RI.requires_grad:
+    if order == "BAN":
+        hidden = linear(x, fold(a_RI, n_RR, order))
+    elif num_tokens <= narrow or not a_RI.requires_grad:
         hidden = linear(linear(x, a_RI), n_RR)
     elif narrow == a_RI.shape[1]:
         hidden = linear(x, n_RR @ a_RI)

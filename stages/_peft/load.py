@@ -1,5 +1,6 @@
 """Put an adapter on a model, and its factors into a file."""
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +13,8 @@ from peft.utils.integrations import gather_params_ctx
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import StepFailed
-from stages._peft.config import WEIGHTS_FILE, read_config
-from stages.adapters.base import Factors
+from stages._peft.config import CONFIG_FILE, WEIGHTS_FILE, read_config
+from stages.adapters.base import Factors, Order
 
 _PREFIX = "base_model.model."
 
@@ -56,25 +57,41 @@ def subtract_update(model: PeftModel) -> None:
 
 def save_factors(factors: Mapping[str, Factors], adapter_dir: Path) -> int:
     """Write module name -> factors as PEFT's adapter_model.safetensors; the number of numbers in it."""
-    tensors = {}
-    for module, (a_RI, n_RR, b_OR) in factors.items():
-        tensors[f"{_PREFIX}{module}.lora_A.weight"] = a_RI
-        tensors[f"{_PREFIX}{module}.lora_B.weight"] = b_OR
-        if n_RR is not None:
-            tensors[f"{_PREFIX}{module}.lora_N.weight"] = n_RR
+    tensors = {name: tensor for module, each in factors.items() for name, tensor in named(module, each).items()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, adapter_dir / WEIGHTS_FILE)
     return sum(tensor.numel() for tensor in tensors.values())
+
+
+def named(module: str, factors: Factors) -> dict[str, torch.Tensor]:
+    """The names that PEFT gives these factors in a file. A diagonal core is AdaLoRA's E [R, 1]."""
+    prefix = f"{_PREFIX}{module}"
+    a_RI, core, b_OR, magnitude_O, _order = factors
+    if core is not None and core.dim() == 1:
+        return {f"{prefix}.lora_A": a_RI, f"{prefix}.lora_B": b_OR, f"{prefix}.lora_E": core[:, None]}
+    tensors = {f"{prefix}.lora_A.weight": a_RI, f"{prefix}.lora_B.weight": b_OR}
+    if core is not None:
+        tensors[f"{prefix}.lora_N.weight"] = core
+    if magnitude_O is not None:
+        tensors[f"{prefix}.lora_magnitude_vector"] = magnitude_O
+    return tensors
 
 
 def load_factors(adapter_dir: Path) -> dict[str, Factors]:
     """Module name -> factors, in the dtype of the file."""
     tensors = load_file(adapter_dir / WEIGHTS_FILE)
-    modules = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
-    return {
-        module.removeprefix(_PREFIX): Factors(
-            tensors[f"{module}.lora_A.weight"],
-            tensors.get(f"{module}.lora_N.weight"),
-            tensors[f"{module}.lora_B.weight"],
-        )
-        for module in modules
-    }
+    order = json.loads((adapter_dir / CONFIG_FILE).read_text()).get("core_order", "BNA")
+    modules = sorted({name.partition(".lora_")[0] for name in tensors})
+    return {module.removeprefix(_PREFIX): _factors(module, tensors, order) for module in modules}
+
+
+def _factors(module: str, tensors: Mapping[str, torch.Tensor], order: Order) -> Factors:
+    if f"{module}.lora_E" in tensors:
+        core_R = tensors[f"{module}.lora_E"][:, 0]
+        return Factors(tensors[f"{module}.lora_A"], core_R, tensors[f"{module}.lora_B"])
+    return Factors(
+        tensors[f"{module}.lora_A.weight"],
+        tensors.get(f"{module}.lora_N.weight"),
+        tensors[f"{module}.lora_B.weight"],
+        tensors.get(f"{module}.lora_magnitude_vector"),
+        order,
+    )

@@ -1,9 +1,12 @@
-"""Values of `init_lora_weights` in adapter_config.json that stand for three-factor methods.
+"""Values of `init_lora_weights` in adapter_config.json that stand for forms that PEFT does not have.
 
-PEFT without our layer refuses them when it loads such an adapter, instead of dropping lora_N unnoticed.
+PEFT without our layer refuses them when it loads such an adapter, instead of dropping lora_N unnoticed or adding the
+adapter to a base it does not belong to.
 """
+
+from stages.adapters.base import SUBTRACTED
 
 S_LORA = "s_lora"
 N_LORA = "n_lora"
 INT_TUNE = "int_tune"
-STRUCTURED = (S_LORA, N_LORA, INT_TUNE)
+OURS = (S_LORA, N_LORA, INT_TUNE, SUBTRACTED)

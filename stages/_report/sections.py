@@ -146,7 +146,7 @@ def _label(key: str) -> tuple[str, Any]:
 def _initialisation(step: Step) -> Part:
     report = read_json(step.path / "init_report.json")
     label = "relative size of the first update, ‖s·BNA‖ / ‖W‖"
-    figure = _strips(step.name.replace("/", "-"), report["matrices"], "relative_update", label)
+    figure = _strips(step.name.replace("/", "-"), report.get("matrices", []), "relative_update", label)
     caption = "One dot a weight matrix."
     if report.get("subtracts_start"):
         caption += " The start is subtracted from the base, so that the model at step 0 is the base model."

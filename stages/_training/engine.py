@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from stages._adaptation.start import read_adapter
 from stages._peft.config import WEIGHTS_FILE
 from stages._peft.load import load_adapter, subtract_update
 from stages._training.spec import TrainSpec
@@ -63,7 +64,7 @@ def load_model(spec: TrainSpec, settings: dict[str, Any]) -> PeftModel:
     )
     base.config.use_cache = False
     model = load_adapter(base, spec.adapter_dir, trainable=True)
-    if spec.subtracts_start:
+    if read_adapter(spec.adapter_dir).subtracts_start:
         subtract_update(model)
     del partitioned
     return model

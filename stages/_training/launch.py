@@ -41,7 +41,6 @@ def train(config: Config, inputs: Inputs, out: Workspace, resources: Resources) 
 def make_spec(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> TrainSpec:
     """Everything the workers need to know."""
     shared = layout.layout(config, layout.num_processes(resources))
-    report = json.loads((inputs.adapter / "init_report.json").read_text())
     return TrainSpec(
         config=config,
         model_dir=inputs.model.path.absolute(),
@@ -52,7 +51,6 @@ def make_spec(config: Config, inputs: Inputs, out: Workspace, resources: Resourc
         num_threads=layout.num_threads(resources),
         accumulation=shared.accumulation,
         per_device_batch_size=shared.per_device_batch_size,
-        subtracts_start=report["subtracts_start"],
     )
 
 

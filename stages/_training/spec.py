@@ -26,7 +26,6 @@ class TrainSpec(StrictModel):
     num_threads: int
     accumulation: int
     per_device_batch_size: int
-    subtracts_start: bool
 
     @property
     def out(self) -> Workspace:

@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
+from stages.adapters.base import AdapterConfig
+
 ALL_LINEAR = "all-linear"
 _EMBEDDINGS = {"embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "token_type_embeddings"}
 _HEADS = {"shared", "lm_head", "embed_out", "score", "classifier"}
@@ -35,15 +37,16 @@ def select(modules: Iterable[str], targets: str | list[str]) -> tuple[list[str],
     return chosen, [_unmatched(t, modules) for t in targets if not any(_names(t, module) for module in modules)]
 
 
-def problems(shapes: Mapping[str, tuple[int, ...]], targets: str | list[str], rank: int) -> list[str]:
-    """What is wrong with these targets and this rank on a model with these tensors; one line each."""
+def problems(shapes: Mapping[str, tuple[int, ...]], adapter: AdapterConfig) -> list[str]:
+    """What is wrong with an adapter's targets and ranks on a model with these tensors; one line each."""
     known = matrices(shapes)
-    chosen, lines = select(known, targets)
-    too_small = [module for module in chosen if min(known[module]) < rank]
+    chosen, lines = select(known, adapter.targets)
+    ranks = {module: adapter.for_module(module).rank for module in chosen}
+    too_small = [module for module in chosen if min(known[module]) < ranks[module]]
     if too_small:
         smallest = min(too_small, key=lambda module: min(known[module]))
         lines.append(
-            f"adapter.rank: got {rank}, must be <= {min(known[smallest])}: {smallest} is "
+            f"adapter.rank: got {ranks[smallest]}, must be <= {min(known[smallest])}: {smallest} is "
             f"{known[smallest][0]} x {known[smallest][1]} ({len(too_small)} of {len(chosen)} targets are too small)"
         )
     return lines

@@ -1,23 +1,40 @@
 """Adapter methods: one file each, all of the form W x + s B N A x with s = alpha / rank.
 
-A new method is one file here (its `Config` and its `init`) and its name in `AnyAdapter`. Nothing here needs torch
-to be imported; `init` imports it when it is called.
+A method is a module here with a `Config` (whose `method` names it) and an `init`; adding one takes its file and its
+test. Nothing here needs torch to be imported; `init` imports it when it is called.
 """
 
 import importlib
+import pkgutil
 from collections.abc import Callable
-from typing import Annotated, Any, cast
+from functools import reduce
+from operator import or_
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from stages.adapters import inttune, lora, nlora, slora
 from stages.adapters.base import AdapterConfig, Factors
 
-AnyAdapter = Annotated[lora.Config | slora.Config | nlora.Config | inttune.Config, Field(discriminator="method")]
+
+def methods() -> dict[str, ModuleType]:
+    """The name of every method -> its module."""
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    return {module.__name__.rpartition(".")[2]: module for module in modules if hasattr(module, "Config")}
+
+
+if TYPE_CHECKING:
+    AnyAdapter = AdapterConfig
+else:
+    AnyAdapter = Annotated[reduce(or_, (module.Config for module in methods().values())), Field(discriminator="method")]
 """The `adapter:` section of a recipe; `method` tells which."""
 
 
 def initializer(config: AdapterConfig) -> Callable[[Any, Any, Any], Factors]:
     """The `init(weight, config, generator)` of the method that `config` belongs to."""
-    module = importlib.import_module(type(config).__module__)
-    return cast(Callable[[Any, Any, Any], Factors], module.init)
+    return cast(Callable[[Any, Any, Any], Factors], method_module(config).init)
+
+
+def method_module(config: AdapterConfig) -> ModuleType:
+    """The module of the method that `config` belongs to."""
+    return importlib.import_module(type(config).__module__)

@@ -22,4 +22,4 @@ class Config(NystromConfig):
 
 def init(weight: WeightReader, config: Config, generator: torch.Generator) -> Factors:
     """The Nystrom factors; nothing is random with leading rows and columns."""
-    return nystrom(weight, config)
+    return nystrom(weight, config, generator)

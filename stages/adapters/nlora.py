@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from stages.adapters.base import Factors, WeightReader
+from stages.adapters.magnitude import row_lengths
 from stages.adapters.nystrom import NystromConfig, nystrom
+from stages.adapters.structured import StructuredConfig
 
 if TYPE_CHECKING:
     import torch
 
 
-class Config(NystromConfig):
+class Config(NystromConfig, StructuredConfig):
     """NLoRA: all three factors are trained."""
 
     method: Literal["nlora"]
@@ -19,4 +21,8 @@ class Config(NystromConfig):
 
 def init(weight: WeightReader, config: Config, generator: torch.Generator) -> Factors:
     """The Nystrom factors; nothing is random with leading rows and columns."""
-    return nystrom(weight, config)
+    factors = nystrom(weight, config, generator)
+    if not config.dora:
+        return factors
+    kept = None if config.subtracts_start else factors
+    return factors._replace(magnitude_O=row_lengths(weight, kept, config.scaling))

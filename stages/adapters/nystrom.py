@@ -1,23 +1,39 @@
-"""Nystrom starts: r rows, r columns and their crossing as the three factors (NLoRA paper, section 3, eq. 6)."""
+"""Nystrom starts: r rows, r columns and a core between them as the three factors (NLoRA paper, section 3, eq. 6)."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from stages.adapters.base import AdapterConfig, Factor, Factors, WeightReader
+from pydantic import Field, model_validator
+
+from stages.adapters.algebra import update_norm
+from stages.adapters.base import AdapterConfig, Factors, WeightReader
+from stages.adapters.sampling import Sampling, choose
+
+if TYPE_CHECKING:
+    import torch
+
+_BLOCK_ROWS = 1024
 
 
 class NystromConfig(AdapterConfig):
     """What the paper leaves open, by name; the defaults are what its own code does."""
 
-    core: Literal["sample", "pinv"] = "sample"
-    """N starts as the crossing block A_W itself (`sample`) or as its pseudo-inverse (`pinv`, eq. 6)."""
+    core: Literal["sample", "pinv", "least_squares"] = "sample"
+    """How N starts. `sample`: the crossing block A_W itself. `pinv`: its pseudo-inverse (eq. 6). `least_squares`:
+    B^+ W A^+, which minimises ||W - B N A|| over N; it reads the whole weight once.
+    """
+    pinv_tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Singular values of A_W below this share of the largest are cut by `pinv`; by default only what is zero to
+    machine precision.
+    """
     residual: Literal["keep", "subtract"] = "keep"
     """The model starts at W + s B N A (`keep`), or the base is reduced so that it starts at W (`subtract`)."""
-    sampling: Literal["leading"] = "leading"
-    """Which rows and columns: the first r."""
+    sampling: Sampling = "leading"
+    """Which rows and columns: the first r, or r drawn at random, see `stages.adapters.sampling`."""
+    scale: Annotated[float, Field(gt=0)] | None = None
+    """Multiply N so that ||s B N A|| is this share of ||W||; by default N is left as it is."""
 
-    TRAINABLE: ClassVar[tuple[Factor, ...]] = ("A", "N", "B")
     PEFT_INIT: ClassVar[bool | str] = "n_lora"
 
     @property
@@ -25,13 +41,68 @@ class NystromConfig(AdapterConfig):
         """True for `residual: subtract`."""
         return self.residual == "subtract"
 
+    @model_validator(mode="after")
+    def _options_go_together(self) -> Self:
+        if self.pinv_tolerance is not None and self.core != "pinv":
+            raise ValueError(f"pinv_tolerance: found with core: {self.core}, which inverts nothing; leave it out")
+        if self.core == "least_squares" and self.residual == "keep" and self.scale is None:
+            raise ValueError(
+                "core: least_squares with residual: keep adds the best approximation of W to W itself; "
+                "use residual: subtract, or set scale"
+            )
+        if self.core != "sample" and getattr(self, "order", "BNA") != "BNA":
+            raise ValueError(f"core: {self.core} is a core between A and B, expected with order: BNA")
+        return self
 
-def nystrom(weight: WeightReader, config: NystromConfig) -> Factors:
-    """A = r rows, B = r columns, N = their crossing block or its pseudo-inverse."""
+
+def nystrom(weight: WeightReader, config: NystromConfig, generator: torch.Generator) -> Factors:
+    """A = r rows, B = r columns, N by `core` and `scale`. In float32, or float64 if the weight is stored so."""
+    rows, columns = choose(weight, config.rank, config.sampling, generator)
+    rows_RI, columns_OR = weight.rows(rows), weight.columns(columns)
+    crossing_RR = rows_RI[:, list(columns)]
+    if config.core == "sample":
+        core_RR = crossing_RR
+    elif config.core == "pinv":
+        core_RR = _pinv(crossing_RR, config.pinv_tolerance)
+    else:
+        core_RR = _least_squares(weight, rows_RI, columns_OR)
+    factors = Factors(rows_RI, core_RR, columns_OR, order=getattr(config, "order", "BNA"))
+    return factors if config.scale is None else _scaled(factors, weight, config)
+
+
+def _pinv(crossing_RR: torch.Tensor, tolerance: float | None) -> torch.Tensor:
     import torch
 
-    leading = range(config.rank)
-    rows_RI, columns_OR = weight.rows(leading), weight.columns(leading)
-    crossing_RR = rows_RI[:, : config.rank].clone()
-    core_RR = crossing_RR if config.core == "sample" else torch.linalg.pinv(crossing_RR.double()).to(rows_RI.dtype)
-    return Factors(rows_RI, core_RR, columns_OR)
+    inverse_RR = torch.linalg.pinv(crossing_RR.double(), rtol=tolerance)
+    return inverse_RR.to(crossing_RR.dtype)
+
+
+def _least_squares(weight: WeightReader, rows_RI: torch.Tensor, columns_OR: torch.Tensor) -> torch.Tensor:
+    """B^+ W A^+ from orthonormal bases of B's columns and A's rows: B^+ = R_b^+ Q_b', A^+ = Q_a R_a'^+.
+
+    The one pass over W is in its working precision, everything of size R x R in float64.
+    """
+    import torch
+
+    q_OR, upper_b_RR = torch.linalg.qr(columns_OR)
+    q_IR, upper_a_RR = torch.linalg.qr(rows_RI.T)
+    projected_RI = torch.zeros_like(rows_RI)
+    start = 0
+    for block_bI in weight.blocks(_BLOCK_ROWS):
+        projected_RI += q_OR[start : start + len(block_bI)].T @ block_bI
+        start += len(block_bI)
+    middle_RR = (projected_RI @ q_IR).double()
+    tolerance = torch.finfo(rows_RI.dtype).eps * max(weight.shape)  # of the working precision of the bases
+    inverse_b, inverse_a = (torch.linalg.pinv(upper.double(), rtol=tolerance) for upper in (upper_b_RR, upper_a_RR))
+    return (inverse_b @ middle_RR @ inverse_a.T).to(rows_RI.dtype)
+
+
+def _scaled(factors: Factors, weight: WeightReader, config: NystromConfig) -> Factors:
+    """N multiplied by what makes the initial update the wanted share of the weight; a zero update stays."""
+    import torch
+
+    assert config.scale is not None
+    assert factors.N_RR is not None
+    norm = sum(float(torch.linalg.vector_norm(block)) ** 2 for block in weight.blocks(_BLOCK_ROWS)) ** 0.5
+    update = update_norm(factors, config.scaling)
+    return factors._replace(N_RR=factors.N_RR * (config.scale * norm / update)) if update else factors

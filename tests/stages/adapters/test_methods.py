@@ -7,10 +7,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stages._adaptation import algebra
 from stages._adaptation.start import generator_for
 from stages._weights.matrix import TensorMatrix
-from stages.adapters import AnyAdapter, initializer
+from stages.adapters import AnyAdapter, algebra, initializer
 from stages.adapters.base import AdapterConfig, Factors
 
 SHAPES = [(12, 12), (20, 12), (12, 20)]
@@ -100,8 +99,8 @@ def test_what_is_trained_and_what_is_subtracted():
     assert config("inttune").TRAINABLE == ("N",)
     assert config("nlora", residual="subtract").subtracts_start
     assert not config("nlora").subtracts_start  # the paper's own code
-    assert config("lora", alpha=8).scale == 2.0
-    assert config("lora").scale == 1.0
+    assert config("lora", alpha=8).scaling == 2.0
+    assert config("lora").scaling == 1.0
 
 
 @pytest.mark.parametrize(
