@@ -17,7 +17,7 @@ _BLOCK_ROWS = 1024
 
 
 class NystromConfig(AdapterConfig):
-    """What the paper leaves open, by name; the defaults are what its own code does."""
+    """What the paper leaves open, by name. The paper's own code: core sample, residual keep, sampling leading."""
 
     core: Literal["sample", "pinv", "least_squares"] = "sample"
     """How N starts. `sample`: the crossing block A_W itself. `pinv`: its pseudo-inverse (eq. 6). `least_squares`:
@@ -27,8 +27,10 @@ class NystromConfig(AdapterConfig):
     """Singular values of A_W below this share of the largest are cut by `pinv`; by default only what is zero to
     machine precision.
     """
-    residual: Literal["keep", "subtract"] = "keep"
-    """The model starts at W + s B N A (`keep`), or the base is reduced so that it starts at W (`subtract`)."""
+    residual: Literal["keep", "subtract"] = "subtract"
+    """The model starts at W + s B N A (`keep`), or the base is reduced so that it starts at W (`subtract`). A kept
+    start breaks small models: measured in `benchmarks/starts.py`.
+    """
     sampling: Sampling = "leading"
     """Which rows and columns: the first r, or r drawn at random, see `stages.adapters.sampling`."""
     scale: Annotated[float, Field(gt=0)] | None = None

@@ -86,8 +86,10 @@ def loud_model(tmp_path_factory):
 
 def test_a_bad_start_is_refused_with_its_cure(loud_model, workspace, resources):
     with pytest.raises(StepFailed, match=r"residual: subtract.*accept_start: true"):
-        init_adapter.run(config(), init_adapter.Inputs(model=loud_model), workspace, resources)
-    metrics = init_adapter.run(config(accept_start=True), init_adapter.Inputs(model=loud_model), workspace, resources)
+        init_adapter.run(config(residual="keep"), init_adapter.Inputs(model=loud_model), workspace, resources)
+    metrics = init_adapter.run(
+        config(residual="keep", accept_start=True), init_adapter.Inputs(model=loud_model), workspace, resources
+    )
     assert metrics["probe_loss_start"] > metrics["probe_loss_base"] + 1
 
 

@@ -97,8 +97,8 @@ def test_what_is_trained_and_what_is_subtracted():
     assert config("lora").TRAINABLE == ("A", "B")
     assert config("slora").TRAINABLE == ("A", "N", "B")
     assert config("inttune").TRAINABLE == ("N",)
-    assert config("nlora", residual="subtract").subtracts_start
-    assert not config("nlora").subtracts_start  # the paper's own code
+    assert config("nlora").subtracts_start
+    assert not config("nlora", residual="keep").subtracts_start  # the paper's own code
     assert config("lora", alpha=8).scaling == 2.0
     assert config("lora").scaling == 1.0
 
