@@ -78,6 +78,11 @@ class TensorMatrix:
         """W"""
         return working_precision(self.weight_OI.clone())
 
+    def blocks(self, num_rows: int) -> Iterator[torch.Tensor]:
+        """W in pieces of `num_rows` rows."""
+        for block_bI in self.weight_OI.split(num_rows):
+            yield working_precision(block_bI.clone())
+
 
 def working_precision(tensor: torch.Tensor) -> torch.Tensor:
     """float32, or float64 if it is that already."""
