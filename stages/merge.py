@@ -31,4 +31,5 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
     """Merge shard by shard, then compare with the adapter. Raises StepFailed if they do not agree."""
     from stages._adaptation import merging
 
-    return merging.merge(config, inputs, out, resources)
+    sources = merging.Sources(inputs.model.path, inputs.init.path, inputs.trained.path)
+    return merging.merge(sources, config.dtype, out, resources)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -23,10 +23,15 @@ from stages._weights.writing import ShardWriter
 from stages.adapters.algebra import product
 from stages.adapters.base import AdapterConfig, Factors
 
-if TYPE_CHECKING:
-    from stages.merge import Config, Inputs
-
 REPORT_FILE = "merge_report.json"
+
+
+class Sources(NamedTuple):
+    """The folders of the base, of the adapter's start and of the trained adapter."""
+
+    model_dir: Path
+    init_dir: Path
+    trained_dir: Path
 
 
 class Update(NamedTuple):
@@ -52,17 +57,18 @@ class Update(NamedTuple):
         return adapted_OI * (self.trained.magnitude_O.to(weight_OI.dtype) / lengths_O)[:, None]
 
 
-def merge(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
-    """Write and verify the merged model; the step's metrics."""
+def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: Resources) -> dict[str, Any]:
+    """Write and verify the merged model, in the base's dtype unless one is named; the step's metrics."""
     torch.set_num_threads(resources.num_threads or machine.cpu_count())
-    adapter = read_adapter(inputs.init.path)
-    updates = read_updates(inputs.init.path, inputs.trained.path, adapter)
-    dtype = getattr(torch, config.dtype) if config.dtype else _base_dtype(inputs.model.path)
-    writer = write_merged(inputs.model.path, updates, dtype, out)
-    shutil.copyfile(inputs.trained / "template.json", out / "template.json")
-    start_dir = inputs.init.path if adapter.subtracts_start else None
-    layers = verification.layer_errors(inputs.model.path, out.path, updates)
-    answers = verification.compare_answers(inputs.model.path, inputs.trained.path, start_dir, out.path)
+    model_dir, init_dir, trained_dir = sources
+    adapter = read_adapter(init_dir)
+    updates = read_updates(init_dir, trained_dir, adapter)
+    dtype = getattr(torch, dtype_name) if dtype_name else _base_dtype(model_dir)
+    writer = write_merged(model_dir, updates, dtype, out)
+    shutil.copyfile(trained_dir / "template.json", out / "template.json")
+    start_dir = init_dir if adapter.subtracts_start else None
+    layers = verification.layer_errors(model_dir, out.path, updates)
+    answers = verification.compare_answers(model_dir, trained_dir, start_dir, out.path)
     metrics = {
         "max_relative_error": max(layer["relative_error"] for layer in layers),
         "max_update_lost": max(layer["update_lost"] for layer in layers),

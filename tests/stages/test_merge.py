@@ -20,7 +20,13 @@ from stages._weights.index import shard_files
 from stages.adapters.base import Factors
 from tests.stages.conftest import artifact, write_tiny_model
 
-METHODS = [("lora", {}), ("slora", {}), ("nlora", {"residual": "keep"}), ("nlora", {"residual": "subtract"}), ("inttune", {})]
+METHODS = [
+    ("lora", {}),
+    ("slora", {}),
+    ("nlora", {"residual": "keep"}),
+    ("nlora", {"residual": "subtract"}),
+    ("inttune", {"residual": "keep"}),
+]
 
 
 def inputs(tmp_path: Path, model: Artifact, method: str, options: dict, resources: Resources) -> merge.Inputs:
