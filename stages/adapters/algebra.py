@@ -31,12 +31,14 @@ def fold(a_RI: torch.Tensor, core_RR: torch.Tensor | None, order: Order = "BNA")
 
 
 def update_norm(factors: Factors, scale: float) -> float:
-    """||s B N A||_F from the R x R Gram matrices: tr(B'B A'A'^T)."""
+    """||s B N A||_F in float64, from the R x R triangles of B and (N A)': squares of the factors would lose the small
+    product of a large core.
+    """
     import torch
 
     right_RI, left_OR = folded(cast(factors, torch.float64))
-    squared = float(((left_OR.T @ left_OR) * (right_RI @ right_RI.T)).sum())
-    return scale * math.sqrt(max(0.0, squared))
+    left_RR, right_RR = (torch.linalg.qr(factor, mode="r").R for factor in (left_OR, right_RI.T))
+    return scale * float(torch.linalg.matrix_norm(left_RR @ right_RR.T))
 
 
 def condition(core: torch.Tensor) -> float | None:

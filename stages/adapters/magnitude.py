@@ -13,9 +13,10 @@ _BLOCK_ROWS = 1024
 
 
 def row_lengths(weight: WeightReader, update: Factors | None = None, scale: float = 1.0) -> torch.Tensor:
-    """[O]: the Euclidean length of each row of W, or of W + s B N A."""
+    """[O]: the Euclidean length of each row of W, or of W + s B N A. Raises StepFailed where one is zero."""
     import torch
 
+    from pipeline.errors import StepFailed
     from stages.adapters.algebra import folded
 
     lengths, start = [], 0
@@ -25,4 +26,11 @@ def row_lengths(weight: WeightReader, update: Factors | None = None, scale: floa
             block_bI = block_bI + scale * left_OR[start : start + len(block_bI)] @ right_RI
         lengths.append(torch.linalg.vector_norm(block_bI, dim=1))
         start += len(block_bI)
-    return torch.cat(lengths)
+    lengths_O = torch.cat(lengths)
+    if not lengths_O.all():
+        raise StepFailed(
+            f"adapter: found {int((lengths_O == 0).sum())} rows of zeros in a weight of {weight.shape[0]} x "
+            f"{weight.shape[1]}, and DoRA divides by their lengths; leave its module out of targets, or train "
+            "without DoRA"
+        )
+    return lengths_O

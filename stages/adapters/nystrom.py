@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK_ROWS = 1024
+_ROUNDING_SHARE = 0.01
 
 
 class NystromConfig(AdapterConfig):
@@ -80,23 +81,34 @@ def _pinv(crossing_RR: torch.Tensor, tolerance: float | None) -> torch.Tensor:
 
 
 def _least_squares(weight: WeightReader, rows_RI: torch.Tensor, columns_OR: torch.Tensor) -> torch.Tensor:
-    """B^+ W A^+ from orthonormal bases of B's columns and A's rows: B^+ = R_b^+ Q_b', A^+ = Q_a R_a'^+.
+    """B^+ W A^+ from the singular vectors of B and A, between which W is a sum of R x R terms.
 
-    The one pass over W is in its working precision, everything of size R x R in float64.
+    The one pass over W is in its working precision, everything of size R x R in float64. A term for which N would
+    have to be so large that rounding N loses more than `_ROUNDING_SHARE` of it is left out.
     """
     import torch
 
     q_OR, upper_b_RR = torch.linalg.qr(columns_OR)
     q_IR, upper_a_RR = torch.linalg.qr(rows_RI.T)
-    projected_RI = torch.zeros_like(rows_RI)
+    u_b_RR, s_b_R, v_b_RR = torch.linalg.svd(upper_b_RR.double())
+    u_a_RR, s_a_R, v_a_RR = torch.linalg.svd(upper_a_RR.double())
+    terms_RR = u_b_RR.T @ (_projected(q_OR, weight) @ q_IR).double() @ u_a_RR
+    sizes_RR = s_b_R[:, None] * s_a_R
+    kept_RR = sizes_RR > sizes_RR[0, 0] * torch.finfo(rows_RI.dtype).eps / _ROUNDING_SHARE
+    core_RR = torch.where(kept_RR, terms_RR / sizes_RR, 0.0)
+    return (v_b_RR.T @ core_RR @ v_a_RR).to(rows_RI.dtype)
+
+
+def _projected(basis_OR: torch.Tensor, weight: WeightReader) -> torch.Tensor:
+    """Q' W [R, I], W read once."""
+    import torch
+
+    projected_RI = torch.zeros(basis_OR.shape[1], weight.shape[1], dtype=basis_OR.dtype)
     start = 0
     for block_bI in weight.blocks(_BLOCK_ROWS):
-        projected_RI += q_OR[start : start + len(block_bI)].T @ block_bI
+        projected_RI += basis_OR[start : start + len(block_bI)].T @ block_bI
         start += len(block_bI)
-    middle_RR = (projected_RI @ q_IR).double()
-    tolerance = torch.finfo(rows_RI.dtype).eps * max(weight.shape)  # of the working precision of the bases
-    inverse_b, inverse_a = (torch.linalg.pinv(upper.double(), rtol=tolerance) for upper in (upper_b_RR, upper_a_RR))
-    return (inverse_b @ middle_RR @ inverse_a.T).to(rows_RI.dtype)
+    return projected_RI
 
 
 def _scaled(factors: Factors, weight: WeightReader, config: NystromConfig) -> Factors:

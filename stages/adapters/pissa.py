@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.adapters.base import AdapterConfig, Factors, WeightReader
 from stages.adapters.svd import Svd, exact_svd, fast_svd
@@ -25,6 +25,12 @@ class Config(AdapterConfig):
     def subtracts_start(self) -> bool:
         """Always."""
         return True
+
+    @model_validator(mode="after")
+    def _options_go_together(self) -> Self:
+        if self.svd == "exact" and self.num_iterations != type(self).model_fields["num_iterations"].default:
+            raise ValueError("num_iterations: found with svd: exact, which iterates nothing; use svd: fast")
+        return self
 
 
 def init(weight: WeightReader, config: Config, generator: torch.Generator) -> Factors:
