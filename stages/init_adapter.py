@@ -5,6 +5,7 @@ the loss of the start when `probe` is on. Writes adapter_config.json, adapter_mo
 init_report.json.
 """
 
+import math
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 from stages.adapters import AnyAdapter
-from stages.adapters.base import total_trainable
+from stages.adapters.base import AdapterConfig, total_trainable
 
 VERSION = 2
 
@@ -42,26 +43,22 @@ class Inputs(StrictModel):
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
     """Rank and targets against the model's matrices, when the model is there."""
-    from stages._weights import index
-
-    if "model" not in known:
-        return []
-    return target_problems(
-        config, {name: stored.shape for name, stored in index.stored_tensors(known["model"].path).items()}
-    )
+    return target_problems(config, _shapes(known["model"])) if "model" in known else []
 
 
 def target_problems(config: Config, shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """The same for tensor shapes known in another way (see `stages._weights.sources.shapes`)."""
     from stages._weights import targets
 
-    return targets.problems(shapes, config.adapter)
+    return targets.problems(shapes, config.adapter) if isinstance(config.adapter, AdapterConfig) else []
 
 
 def num_trainable(config: Config, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Numbers that training this adapter on a model with these tensors would change."""
+    """Numbers that training this way would change on a model with these tensors."""
     from stages._weights import targets
 
+    if not isinstance(config.adapter, AdapterConfig):
+        return sum(map(math.prod, shapes.values()))
     known = targets.matrices(shapes)
     return total_trainable(config.adapter, known, targets.select(known, config.adapter.targets)[0])
 
@@ -73,6 +70,15 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
     problems = preflight(config, resources, {"model": inputs.model})
     if problems:
         raise UserError(*problems)
-    from stages._adaptation import start
+    from stages._adaptation import full, start
 
+    if not isinstance(config.adapter, AdapterConfig):
+        return full.write_start(config.adapter, num_trainable(config, _shapes(inputs.model)), out)
     return start.write_adapter(config, inputs.model.path, out, resources)
+
+
+def _shapes(model: Artifact) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape."""
+    from stages._weights.index import stored_tensors
+
+    return {name: stored.shape for name, stored in stored_tensors(model.path).items()}

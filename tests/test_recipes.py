@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import plan, recipe
+from stages.adapters.base import AdapterConfig
 from stages.workflow import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,7 @@ def test_the_readmes_example_is_a_recipe(tmp_path: Path):
 def test_the_papers_settings_are_the_papers():
     loaded = recipe.load(ROOT / "recipes" / "llama2_nlora.yaml", Recipe, [])
     train, adapter = loaded.train, loaded.init.adapter
+    assert isinstance(adapter, AdapterConfig)
     assert (train.learning_rate, train.schedule, train.warmup_ratio, train.weight_decay) == (2e-4, "cosine", 0.03, 0.0)
     assert (adapter.rank, adapter.alpha, adapter.dropout, adapter.targets) == (128, 128, 0.0, "all-linear")
     assert (loaded.model.dtype, train.dtype, train.global_batch_size) == ("float32", "float32", 4)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import safe_open
@@ -13,7 +14,8 @@ from safetensors import safe_open
 from pipeline import machine
 from pipeline.errors import StepFailed
 from pipeline.stage import Resources, Workspace
-from stages._adaptation import verification
+from stages._adaptation import full, verification
+from stages._adaptation.probe import load_adapted, load_model
 from stages._adaptation.start import read_adapter
 from stages._peft.load import load_factors
 from stages._weights.folder import copy_small_files, state_dtype
@@ -21,7 +23,7 @@ from stages._weights.index import shard_files, stored_tensors
 from stages._weights.matrix import TORCH_DTYPE
 from stages._weights.writing import ShardWriter
 from stages.adapters.algebra import product
-from stages.adapters.base import AdapterConfig, Factors
+from stages.adapters.base import AdapterConfig, Factors, MethodConfig
 
 REPORT_FILE = "merge_report.json"
 
@@ -34,8 +36,15 @@ class Sources(NamedTuple):
     trained_dir: Path
 
 
+class Change(Protocol):
+    """What becomes of one tensor."""
+
+    def applied(self, weight: torch.Tensor) -> torch.Tensor:
+        """The tensor after training, in the dtype of `weight`, that before it."""
+
+
 class Update(NamedTuple):
-    """What becomes of one weight: W + s B N A of the trained factors, less that of the start where it was subtracted;
+    """A change by an adapter: W + s B N A of the trained factors, less that of the start where it was subtracted;
     with DoRA each row then gets its trained length.
     """
 
@@ -62,13 +71,12 @@ def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: R
     torch.set_num_threads(resources.num_threads or machine.cpu_count())
     model_dir, init_dir, trained_dir = sources
     adapter = read_adapter(init_dir)
-    updates = read_updates(init_dir, trained_dir, adapter)
+    changes = read_changes(sources, adapter)
     dtype = getattr(torch, dtype_name) if dtype_name else _base_dtype(model_dir)
-    writer = write_merged(model_dir, updates, dtype, out)
+    writer = write_merged(model_dir, changes, dtype, out)
     shutil.copyfile(trained_dir / "template.json", out / "template.json")
-    start_dir = init_dir if adapter.subtracts_start else None
-    layers = verification.layer_errors(model_dir, out.path, updates)
-    answers = verification.compare_answers(model_dir, trained_dir, start_dir, out.path)
+    layers = verification.layer_errors(model_dir, out.path, changes)
+    answers = verification.compare_answers(lambda: load_trained(sources, adapter), out.path)
     metrics = {
         "max_relative_error": max(layer["relative_error"] for layer in layers),
         "max_update_lost": max(layer["update_lost"] for layer in layers),
@@ -80,6 +88,21 @@ def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: R
     (out / REPORT_FILE).write_text(json.dumps({**metrics, "layers": layers}, indent=1) + "\n")
     verification.require_agreement(metrics, dtype)
     return metrics
+
+
+def read_changes(sources: Sources, method: MethodConfig) -> Mapping[str, Change]:
+    """Name of a tensor less ".weight" -> what becomes of it."""
+    if isinstance(method, AdapterConfig):
+        return read_updates(sources.init_dir, sources.trained_dir, method)
+    return full.read_trained(sources.model_dir, sources.trained_dir)
+
+
+def load_trained(sources: Sources, method: MethodConfig) -> Any:
+    """The model as it was trained, in float32, unmerged."""
+    if not isinstance(method, AdapterConfig):
+        return load_model(sources.trained_dir, torch.float32)
+    start_dir = sources.init_dir if method.subtracts_start else None
+    return load_adapted(sources.model_dir, sources.trained_dir, start_dir=start_dir, dtype=torch.float32)
 
 
 def read_updates(init_dir: Path, trained_dir: Path, adapter: AdapterConfig) -> dict[str, Update]:
@@ -97,13 +120,13 @@ def read_updates(init_dir: Path, trained_dir: Path, adapter: AdapterConfig) -> d
     }
 
 
-def write_merged(model_dir: Path, updates: dict[str, Update], dtype: torch.dtype, out: Workspace) -> ShardWriter:
-    """Write every tensor of the base, updated where an update is for it: in float32, rounded once to `dtype`.
+def write_merged(model_dir: Path, changes: Mapping[str, Change], dtype: torch.dtype, out: Workspace) -> ShardWriter:
+    """Write every tensor of the base, changed where there is a change for it: in float32, rounded once to `dtype`.
 
-    Raises StepFailed for an update whose weight the base does not have.
+    Raises StepFailed for a change whose tensor the base does not have.
     """
     names = stored_tensors(model_dir)
-    homeless = [module for module in updates if f"{module}.weight" not in names]
+    homeless = sorted(changes.keys() - {name.removesuffix(".weight") for name in names})
     if homeless:
         raise StepFailed(
             f"merge: the base has no weight for {', '.join(homeless[:5])}; the adapter is of another model"
@@ -114,17 +137,17 @@ def write_merged(model_dir: Path, updates: dict[str, Update], dtype: torch.dtype
     for shard in shard_files(model_dir):
         with safe_open(shard, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
-                update = updates.get(name.removesuffix(".weight"))
-                writer.add(name, _merged(file.get_tensor(name), update, dtype))
+                change = changes.get(name.removesuffix(".weight"))
+                writer.add(name, _merged(file.get_tensor(name), change, dtype))
                 out.progress(writer.num_tensors, len(names))
     writer.close()
     return writer
 
 
-def _merged(weight: torch.Tensor, update: Update | None, dtype: torch.dtype) -> torch.Tensor:
-    if update is not None:
+def _merged(weight: torch.Tensor, change: Change | None, dtype: torch.dtype) -> torch.Tensor:
+    if change is not None:
         precision = torch.promote_types(weight.dtype, torch.float32)
-        weight = update.applied(weight.to(precision))
+        weight = change.applied(weight.to(precision))
     return weight.to(dtype) if weight.is_floating_point() else weight
 
 

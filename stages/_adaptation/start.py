@@ -21,7 +21,7 @@ from stages._weights import targets
 from stages._weights.index import stored_tensors
 from stages._weights.matrix import FileMatrix
 from stages.adapters import AnyAdapter, initializer
-from stages.adapters.base import AdapterConfig, Factors, WeightReader, total_trainable
+from stages.adapters.base import AdapterConfig, Factors, MethodConfig, WeightReader, total_trainable
 
 if TYPE_CHECKING:
     from stages.init_adapter import Config
@@ -32,28 +32,30 @@ ADAPTER_FILE = "adapter.json"
 
 def write_adapter(config: Config, model_dir: Path, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Write the adapter, adapter.json and init_report.json; the step's metrics. Raises StepFailed for a bad start."""
+    adapter = config.adapter
+    assert isinstance(adapter, AdapterConfig)
     torch.set_num_threads(resources.num_threads or machine.cpu_count())
-    weights = targeted_weights(model_dir, config.adapter)
+    weights = targeted_weights(model_dir, adapter)
     began = time.perf_counter()
-    factors = start_all(weights, config.adapter, config.seed, out)
+    factors = start_all(weights, adapter, config.seed, out)
     num_parameters = save_factors(factors, out.path)
     init_seconds = time.perf_counter() - began
-    write_description(config.adapter, model_dir, sorted(weights), out.path)
+    write_description(adapter, model_dir, sorted(weights), out.path)
     shapes = {module: weight.shape for module, weight in weights.items()}
     summary = {
-        "method": config.adapter.method,
-        "rank": config.adapter.rank,
+        "method": adapter.method,
+        "rank": adapter.rank,
         "num_matrices": len(weights),
         "num_parameters": num_parameters,
-        "trainable_parameters": total_trainable(config.adapter, shapes, shapes),
-        "subtracts_start": config.adapter.subtracts_start,
+        "trainable_parameters": total_trainable(adapter, shapes, shapes),
+        "subtracts_start": adapter.subtracts_start,
         "init_seconds": init_seconds,
         "bytes_read": sum(weight.bytes_read for weight in weights.values()),
     }
     if not config.probe:
         start_report.write_report(out, summary)
         return summary
-    matrices = [start_report.matrix_report(name, weights[name], factors[name], config.adapter) for name in weights]
+    matrices = [start_report.matrix_report(name, weights[name], factors[name], adapter) for name in weights]
     judged = start_report.judge(config, model_dir, out, matrices)
     start_report.write_report(out, {**summary, **judged, "matrices": matrices})
     start_report.refuse_bad_start(config, judged)
@@ -67,9 +69,9 @@ def write_description(adapter: AdapterConfig, model_dir: Path, modules: list[str
     (out_dir / ADAPTER_FILE).write_text(json.dumps(adapter.model_dump(mode="json"), indent=1) + "\n")
 
 
-def read_adapter(init_dir: Path) -> AdapterConfig:
+def read_adapter(init_dir: Path) -> MethodConfig:
     """The adapter's section of the recipe that a start was made from."""
-    return TypeAdapter[AdapterConfig](AnyAdapter).validate_json((init_dir / ADAPTER_FILE).read_text())
+    return TypeAdapter[MethodConfig](AnyAdapter).validate_json((init_dir / ADAPTER_FILE).read_text())
 
 
 def targeted_weights(model_dir: Path, adapter: AdapterConfig) -> dict[str, FileMatrix]:

@@ -70,6 +70,7 @@ def write_report(out: Workspace, report: Mapping[str, Any]) -> None:
 
 def refuse_bad_start(config: Config, judged: Mapping[str, float]) -> None:
     """Raise StepFailed for a start that costs more than the recipe allows, naming the options that cure it."""
+    assert isinstance(config.adapter, AdapterConfig)
     if config.accept_start:
         return
     base, start = judged["probe_loss_base"], judged["probe_loss_start"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,12 +10,12 @@ import torch
 from safetensors import safe_open
 
 from pipeline.errors import StepFailed
-from stages._adaptation.probe import load_adapted, load_model, probe_tokens
+from stages._adaptation.probe import load_model, probe_tokens
 from stages._weights.index import stored_tensors
 from stages._weights.matrix import FileMatrix
 
 if TYPE_CHECKING:
-    from stages._adaptation.merging import Update
+    from stages._adaptation.merging import Change
 
 NUM_PROBES = 4
 """Random vectors per matrix: an error anywhere in it shows in each of them."""
@@ -36,29 +36,34 @@ class Answers(NamedTuple):
     """the NEW_TOKENS that it would say next"""
 
 
-def layer_errors(base_dir: Path, merged_dir: Path, updates: Mapping[str, Update]) -> list[dict[str, Any]]:
-    """For every matrix on disk: the relative error of its output on random vectors against W x + s B N A x in float64,
-    and the size of that error relative to the update's own part (what rounding to a short dtype took of the update).
+def layer_errors(base_dir: Path, merged_dir: Path, changes: Mapping[str, Change]) -> list[dict[str, Any]]:
+    """For every changed tensor on disk: the relative error of its output on random vectors against W x + s B N A x (or
+    the trained W's output) in float64, and the size of that error relative to the change's own part (what rounding to
+    a short dtype took of the change).
 
-    Raises StepFailed if a tensor is missing, or one without an update is not the base's.
+    Raises StepFailed if a tensor is missing, or one without a change is not the base's.
     """
     base, merged = stored_tensors(base_dir), stored_tensors(merged_dir)
     if base.keys() != merged.keys():
         differing = sorted(base.keys() ^ merged.keys())
         raise StepFailed(f"merge: the merged model's tensors differ from the base's: {', '.join(differing[:5])}")
     for name in base:
-        if name.removesuffix(".weight") not in updates and not _same(name, base[name].file, merged[name].file):
+        if name.removesuffix(".weight") not in changes and not _same(name, base[name].file, merged[name].file):
             raise StepFailed(f"merge: {name} has no update, and yet it is not the base's")
     return [
-        _layer_error(module, FileMatrix(base[f"{module}.weight"]), FileMatrix(merged[f"{module}.weight"]), update)
-        for module, update in updates.items()
+        _layer_error(name.removesuffix(".weight"), FileMatrix(base[name]), FileMatrix(merged[name]), change)
+        for name in base
+        if (change := changes.get(name.removesuffix(".weight"))) is not None
     ]
 
 
-def compare_answers(base_dir: Path, trained_dir: Path, start_dir: Path | None, merged_dir: Path) -> dict[str, float]:
-    """Logits and greedy continuations of adapter and merged model on the probe texts, both computed in float32."""
+def compare_answers(load_trained: Callable[[], Any], merged_dir: Path) -> dict[str, float]:
+    """Logits and greedy continuations of trained and merged model on the probe texts, both computed in float32.
+
+    `load_trained` is called once, so that only one model is in memory at a time.
+    """
     prompts = [ids[:PROMPT_TOKENS] for ids in probe_tokens(merged_dir)]
-    adapted = _answers(load_adapted(base_dir, trained_dir, start_dir=start_dir, dtype=torch.float32), prompts)
+    adapted = _answers(load_trained(), prompts)
     merged = _answers(load_model(merged_dir, torch.float32), prompts)
     largest = max(float(logits.abs().max()) for logits in adapted.logits)
     errors = [float((a - b).abs().max()) for a, b in zip(adapted.logits, merged.logits, strict=True)]
@@ -79,18 +84,26 @@ def require_agreement(metrics: Mapping[str, Any], dtype: torch.dtype) -> None:
             )
 
 
-def _layer_error(module: str, base: FileMatrix, merged: FileMatrix, update: Update) -> dict[str, Any]:
+def _layer_error(module: str, base: FileMatrix, merged: FileMatrix, change: Change) -> dict[str, Any]:
+    weight = base.full().double()
+    base_OI, expected_OI, merged_OI = (
+        _as_matrix(each) for each in (weight, change.applied(weight), merged.full().double())
+    )
     generator = torch.Generator().manual_seed(0)
-    x_IP = torch.randn(base.shape[1], NUM_PROBES, generator=generator, dtype=torch.float64)
-    base_OI = base.full().double()
-    expected_OP = update.applied(base_OI) @ x_IP
-    error = float((merged.full().double() @ x_IP - expected_OP).norm())
+    x_IP = torch.randn(base_OI.shape[1], NUM_PROBES, generator=generator, dtype=torch.float64)
+    expected_OP = expected_OI @ x_IP
+    error = float((merged_OI @ x_IP - expected_OP).norm())
     size, update_size = float(expected_OP.norm()), float((expected_OP - base_OI @ x_IP).norm())
     return {
         "module": module,
         "relative_error": error / size if size else error,
         "update_lost": error / update_size if update_size else 0.0,
     }
+
+
+def _as_matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """[O, I] of a tensor [O, ...]; a vector has one column."""
+    return tensor.reshape(len(tensor), -1)
 
 
 def _same(name: str, base_file: Path, merged_file: Path) -> bool:

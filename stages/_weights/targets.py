@@ -41,12 +41,13 @@ def problems(shapes: Mapping[str, tuple[int, ...]], adapter: AdapterConfig) -> l
     """What is wrong with an adapter's targets and ranks on a model with these tensors; one line each."""
     known = matrices(shapes)
     chosen, lines = select(known, adapter.targets)
-    ranks = {module: adapter.for_module(module).rank for module in chosen}
-    too_small = [module for module in chosen if min(known[module]) < ranks[module]]
+    adapters = {module: adapter.for_module(module) for module in chosen}
+    too_small = [module for module in chosen if min(known[module]) < adapters[module].num_directions]
     if too_small:
         smallest = min(too_small, key=lambda module: min(known[module]))
+        rank, num_directions = adapters[smallest].rank, adapters[smallest].num_directions
         lines.append(
-            f"adapter.rank: got {ranks[smallest]}, must be <= {min(known[smallest])}: {smallest} is "
+            f"adapter.rank: got {rank}, must be <= {min(known[smallest]) * rank // num_directions}: {smallest} is "
             f"{known[smallest][0]} x {known[smallest][1]} ({len(too_small)} of {len(chosen)} targets are too small)"
         )
     return lines

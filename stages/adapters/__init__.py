@@ -1,7 +1,7 @@
-"""Adapter methods: one file each, all of the form W x + s B N A x with s = alpha / rank.
+"""Methods of fine-tuning: one file each. All but `full` are adapters of the form W x + s B N A x with s = alpha / rank.
 
-A method is a module here with a `Config` (whose `method` names it) and an `init`; adding one takes its file and its
-test. Nothing here needs torch to be imported; `init` imports it when it is called.
+A method is a module here with a `Config` (whose `method` names it) and, for adapters, an `init`; adding one takes its
+file and its test. Nothing here needs torch to be imported; `init` imports it when it is called.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from stages.adapters.base import AdapterConfig, Factors
+from stages.adapters.base import AdapterConfig, Factors, MethodConfig
 
 
 def methods() -> dict[str, ModuleType]:
@@ -24,7 +24,7 @@ def methods() -> dict[str, ModuleType]:
 
 
 if TYPE_CHECKING:
-    AnyAdapter = AdapterConfig
+    AnyAdapter = MethodConfig
 else:
     AnyAdapter = Annotated[reduce(or_, (module.Config for module in methods().values())), Field(discriminator="method")]
 """The `adapter:` section of a recipe; `method` tells which."""
@@ -35,6 +35,6 @@ def initializer(config: AdapterConfig) -> Callable[[Any, Any, Any], Factors]:
     return cast(Callable[[Any, Any, Any], Factors], method_module(config).init)
 
 
-def method_module(config: AdapterConfig) -> ModuleType:
+def method_module(config: MethodConfig) -> ModuleType:
     """The module of the method that `config` belongs to."""
     return importlib.import_module(type(config).__module__)

@@ -22,10 +22,23 @@ Rank = Annotated[int, Field(ge=1)]
 Alpha = Annotated[float, Field(gt=0)]
 
 
-class AdapterConfig(StrictModel):
-    """Options that every adapter method has."""
+class MethodConfig(StrictModel):
+    """What every method has, full fine-tuning too, which adds no factors."""
 
     method: str
+
+    NEEDS_GRADIENT: ClassVar[bool] = False
+    """Whether `init` asks its reader for the loss's gradient, which takes a model and data."""
+
+    @property
+    def subtracts_start(self) -> bool:
+        """Whether the base weight is reduced by the initial update, so that training starts at the base model."""
+        return False
+
+
+class AdapterConfig(MethodConfig):
+    """Options that every adapter method has."""
+
     rank: Rank
     alpha: Alpha | None = None
     """The update is scaled by alpha / rank; by default alpha = rank, as in the paper (section 4)."""
@@ -40,8 +53,6 @@ class AdapterConfig(StrictModel):
     TRAINABLE: ClassVar[tuple[Factor, ...]] = ("A", "B")
     PEFT_INIT: ClassVar[bool | str] = True
     """The `init_lora_weights` of the PEFT configuration, by which a loader knows the form of the adapter."""
-    NEEDS_GRADIENT: ClassVar[bool] = False
-    """Whether `init` asks its reader for the loss's gradient, which takes a model and data."""
 
     @property
     def scaling(self) -> float:
@@ -49,9 +60,9 @@ class AdapterConfig(StrictModel):
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @property
-    def subtracts_start(self) -> bool:
-        """Whether the base weight is reduced by the initial update, so that training starts at the base model."""
-        return False
+    def num_directions(self) -> int:
+        """How many independent rows or columns `init` takes of a matrix: none of its sides may be smaller."""
+        return self.rank
 
     @property
     def has_magnitude(self) -> bool:

@@ -104,7 +104,8 @@ def test_tied_and_untied_heads_stay_what_they_are(tmp_path, workspace, resources
 def test_a_wrong_merge_is_stopped(tiny_model, tmp_path, workspace, resources):
     given = inputs(tmp_path, tiny_model, "lora", {}, resources)
     merge.run(merge.Config(), given, workspace, resources)
-    updates = merging.read_updates(given.init.path, given.trained.path, read_adapter(given.init.path))
+    method = read_adapter(given.init.path)
+    updates = merging.read_changes(merging.Sources(given.model.path, given.init.path, given.trained.path), method)
     shard = shard_files(workspace.path)[0]
     tensors = load_file(shard)
     name = next(name for name in tensors if "down_proj" in name)

@@ -16,7 +16,9 @@ SHAPES = [(12, 12), (20, 12), (12, 20)]
 
 
 def config(method: str, **options) -> AdapterConfig:
-    return TypeAdapter(AnyAdapter).validate_python({"method": method, "rank": 4, **options})
+    chosen = TypeAdapter(AnyAdapter).validate_python({"method": method, "rank": 4, **options})
+    assert isinstance(chosen, AdapterConfig)
+    return chosen
 
 
 def start(method: str, weight_OI: torch.Tensor, **options) -> Factors:

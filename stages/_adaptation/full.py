@@ -1,0 +1,57 @@
+"""Full fine-tuning between the stages: a start without factors, and trained tensors in the place of updates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.errors import StepFailed
+from pipeline.stage import Workspace
+from stages._adaptation.start import ADAPTER_FILE
+from stages._adaptation.start_report import write_report
+from stages._weights.index import StoredTensor, stored_tensors
+from stages._weights.matrix import FileMatrix
+from stages.adapters.base import MethodConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Trained(NamedTuple):
+    """What becomes of one tensor of any shape: it was trained itself."""
+
+    stored: StoredTensor
+
+    def applied(self, weight: torch.Tensor) -> torch.Tensor:
+        """The trained tensor, in the dtype of `weight`."""
+        return FileMatrix(self.stored).full().to(weight.dtype)
+
+
+def write_start(method: MethodConfig, num_parameters: int, out: Workspace) -> dict[str, Any]:
+    """Write adapter.json and init_report.json, for training that starts at the base as it is; the step's metrics."""
+    (out / ADAPTER_FILE).write_text(json.dumps(method.model_dump(mode="json"), indent=1) + "\n")
+    summary = {
+        "method": method.method,
+        "num_matrices": 0,
+        "num_parameters": 0,
+        "trainable_parameters": num_parameters,
+        "subtracts_start": method.subtracts_start,
+    }
+    write_report(out, summary)
+    return summary
+
+
+def read_trained(model_dir: Path, trained_dir: Path) -> dict[str, Trained]:
+    """Tensor name less ".weight" -> the trained tensor. Raises StepFailed for a name or a shape that is not the base's.
+
+    What the base stores beside its parameters (buffers) is not trained and not among them.
+    """
+    base, trained = stored_tensors(model_dir), stored_tensors(trained_dir)
+    wrong = sorted(name for name in trained if name not in base or base[name].shape != trained[name].shape)
+    if wrong:
+        raise StepFailed(
+            f"merge: {trained_dir} has {', '.join(wrong[:5])}, which {model_dir} has not in this shape; "
+            f"they are not of one training"
+        )
+    return {name.removesuffix(".weight"): Trained(tensor) for name, tensor in trained.items()}
