@@ -70,7 +70,7 @@ def _work(order: Order, partial: Path) -> dict[str, Any]:
     started, stage = time.monotonic(), load_stage(order.stage)
     config = stage.Config.model_validate_json(json.dumps(order.config))
     inputs = stage.Inputs.model_validate_json(json.dumps(order.inputs))
-    _check_inputs(order.inputs)
+    check_inputs(order.inputs)
     with MemorySampler() as memory:
         metrics = stage.run(config, inputs, Workspace(partial), order.resources)
     return {
@@ -89,7 +89,7 @@ def _work(order: Order, partial: Path) -> dict[str, Any]:
     }
 
 
-def _check_inputs(inputs: dict[str, Any]) -> None:
+def check_inputs(inputs: dict[str, Any]) -> None:
     """Refuse inputs that lost or gained bytes since they were sealed (`verify` also compares the content)."""
     problems = [line for path in _paths(inputs) for line in damage(path, rehash=False)]
     if problems:

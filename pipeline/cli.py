@@ -14,6 +14,7 @@ COMMANDS = {
     "why": "tell which field or input made a step stale",
     "status": "show how far a recipe is, also while it runs elsewhere",
     "show": "show one step: config, metrics, files, log",
+    "export": "turn the result of a step into files for other programs: a LoRA adapter, a merged model",
     "verify": "rehash every file of a recipe's artifacts",
     "gc": "delete what no recipe reaches (only with --delete)",
     "schema": "print the recipe's JSON schema, for editors",

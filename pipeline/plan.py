@@ -144,3 +144,19 @@ def sealed_inputs(step: Work, store: Store) -> dict[str, Artifact]:
         for role, value in step.inputs.items()
         if isinstance(value, Step) and store.is_sealed(value.stage, value.fingerprint)
     }
+
+
+def inputs_as_json(work: Work, store: Store) -> dict[str, Any]:
+    """All inputs in the form that a stage's `Inputs` reads. Raises UserError for one that is not sealed."""
+
+    def artifact(step: Step) -> dict[str, Any]:
+        if not store.is_sealed(step.stage, step.fingerprint):
+            raise UserError(f"step {step.name}: is not done yet and is needed here; run it first")
+        return store.artifact(step.stage, step.fingerprint).model_dump(mode="json")
+
+    return {
+        role: artifact(value)
+        if isinstance(value, Step)
+        else value and {name: artifact(part) for name, part in value.items()}
+        for role, value in work.inputs.items()
+    }

@@ -91,7 +91,7 @@ def _mistake(details: Any, root: yaml.MappingNode, kind: type[BaseModel]) -> Mis
         case "value_error":
             return Mistake(where, f"{key}: {details['ctx']['error']}")
         case _:
-            return Mistake(where, f"{key}: found {found}, expected {_expected(details['msg'])}")
+            return Mistake(where, f"{key}: found {found}, expected {expected(details['msg'])}")
 
 
 def _find(root: yaml.Node, location: tuple[Any, ...]) -> tuple[yaml.Node, yaml.Node, list[str]]:
@@ -160,7 +160,7 @@ def _did_you_mean(word: Any, known: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _expected(message: str) -> str:
+def expected(message: str) -> str:
     """Pydantic's message without its opening words, so that it reads on after "expected"."""
     if message.startswith("Input should be a valid "):
         what = message.removeprefix("Input should be a valid ")

@@ -13,13 +13,13 @@ from typing import Any
 from pipeline import history
 from pipeline.child import Order
 from pipeline.display import Display
-from pipeline.errors import StepFailed, Stopped, UserError
-from pipeline.plan import Plan
+from pipeline.errors import StepFailed, Stopped
+from pipeline.plan import Plan, inputs_as_json
 from pipeline.process import Process
 from pipeline.provenance import provenance
 from pipeline.services import Server
 from pipeline.stage import PROGRESS
-from pipeline.step import Service, Step, Work
+from pipeline.step import Service, Step
 from pipeline.store import Store
 
 
@@ -86,7 +86,7 @@ class Runner:
             return
         name, started = f"server for {_served(service)}", time.monotonic()
         self.display.started(name, "")
-        self._server = Server(service, self._inputs(service), self.store)
+        self._server = Server(service, inputs_as_json(service, self.store), self.store)
         self._server.wait_until_ready(lambda elapsed: self.display.tick(name, elapsed, {}))
         self.display.finished(name, time.monotonic() - started)
 
@@ -103,28 +103,11 @@ class Runner:
             stage=step.stage,
             fingerprint=step.fingerprint,
             config=step.config.model_dump(mode="json"),
-            inputs=self._inputs(step),
+            inputs=inputs_as_json(step, self.store),
             store=self.store.root,
             resources=resources,
             provenance=environment,
         ).model_dump_json()
-
-    def _inputs(self, work: Work) -> dict[str, Any]:
-        """The sealed inputs as JSON."""
-        found: dict[str, Any] = {}
-        for role, value in work.inputs.items():
-            if value is None:
-                found[role] = None
-            elif isinstance(value, Step):
-                found[role] = self._artifact(value)
-            else:
-                found[role] = {name: self._artifact(part) for name, part in value.items()}
-        return found
-
-    def _artifact(self, step: Step) -> dict[str, Any]:
-        if not self.store.is_sealed(step.stage, step.fingerprint):
-            raise UserError(f"step {step.name}: is not done yet and is needed here; run without --only")
-        return self.store.artifact(step.stage, step.fingerprint).model_dump(mode="json")
 
     def _remember(self, step: Step) -> None:
         self.record = self.record.model_copy(update={"steps": {**self.record.steps, step.name: step.fingerprint}})

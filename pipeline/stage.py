@@ -7,6 +7,10 @@ A stage is a module `stages.<name>` with
     class Inputs(StrictModel)         role -> Artifact, Artifact | None, or dict[str, Artifact]
     run(config, inputs, out, resources) -> metrics      a dict that JSON can hold
     preflight(config, resources, known) -> list[str]    optional: problems found before any work, cheaply
+    class Export(StrictModel)         optional: what `export` can be asked for: `format` (a Literal, the usual one its
+                                      default), and `rank` and `dtype` where they mean something
+    export(config, inputs, artifact, out, options, resources) -> report     optional: write `artifact`, the stage's
+                                      sealed result, into `out` for other programs; a dict that JSON can hold
 
 Importing it must load no torch, transformers, vllm or deepspeed: those belong inside `run`.
 """

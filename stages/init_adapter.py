@@ -6,7 +6,7 @@ init_report.json.
 """
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,13 @@ class Config(StrictModel):
     """In nats a token: a start that loses more than this fails the step (half of the model's knowledge of a text)."""
     accept_start: bool = False
     """Go on with such a start all the same, as the paper's own code does."""
+
+
+class Export(StrictModel):
+    """The start as an ordinary LoRA adapter of the untouched base."""
+
+    format: Literal["peft-lora"] = "peft-lora"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 class Inputs(StrictModel):
@@ -82,3 +89,12 @@ def _shapes(model: Artifact) -> dict[str, tuple[int, ...]]:
     from stages._weights.index import stored_tensors
 
     return {name: stored.shape for name, stored in stored_tensors(model.path).items()}
+
+
+def export(
+    config: Config, inputs: Inputs, artifact: Artifact, out: Workspace, options: Export, resources: Resources
+) -> dict[str, Any]:
+    """Write the start. Raises UserError where it is the base model itself."""
+    from stages._adaptation import exporting
+
+    return exporting.export_start(inputs.model, artifact.path, exporting.form(None, options.dtype), out, resources)

@@ -19,6 +19,12 @@ class Config(StrictModel):
     """By default that of the base."""
 
 
+class Export(StrictModel):
+    """The merged model as it is: the hub's layout, which transformers and vLLM load."""
+
+    format: Literal["merged"] = "merged"
+
+
 class Inputs(StrictModel):
     """The base, the adapter's start, and the trained adapter."""
 
@@ -33,3 +39,14 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
 
     sources = merging.Sources(inputs.model.path, inputs.init.path, inputs.trained.path)
     return merging.merge(sources, config.dtype, out, resources)
+
+
+def export(
+    config: Config, inputs: Inputs, artifact: Artifact, out: Workspace, options: Export, resources: Resources
+) -> dict[str, Any]:
+    """Copy every file of the merged model."""
+    import shutil
+
+    for name in artifact.manifest()["files"]:
+        shutil.copyfile(artifact / name, out / name)
+    return artifact.metrics()

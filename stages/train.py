@@ -4,9 +4,9 @@ Writes adapter_config.json, adapter_model.safetensors, template.json and metrics
 their own (`stages._training.worker`), one per GPU or two on a CPU; a rerun goes on from the newest sealed checkpoint.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
@@ -49,6 +49,23 @@ class Config(StrictModel):
     seed: int = 0
 
 
+class Export(StrictModel):
+    """What other programs can be given of a training."""
+
+    format: Literal["peft-lora", "merged"] = "peft-lora"
+    """An ordinary LoRA adapter of the untouched base, or the merged and verified model."""
+    rank: Positive | None = None
+    """Of the adapter, at most: the nearest update of that rank. By default its own, without loss."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """By default float32 for an adapter, and that of the base for a merged model."""
+
+    @model_validator(mode="after")
+    def _rank_is_an_adapters(self) -> Self:
+        if self.rank is not None and self.format != "peft-lora":
+            raise ValueError(f"--rank: found with --format {self.format}, expected with peft-lora; leave it out")
+        return self
+
+
 class Inputs(StrictModel):
     """What it trains, on what, from where."""
 
@@ -89,3 +106,16 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
     if problems:
         raise UserError(*problems)
     return launch.train(config, inputs, out, resources)
+
+
+def export(
+    config: Config, inputs: Inputs, artifact: Artifact, out: Workspace, options: Export, resources: Resources
+) -> dict[str, Any]:
+    """Write the trained adapter as an ordinary one, or merge it. Raises UserError, StepFailed."""
+    from stages._adaptation import exporting, merging
+
+    if options.format == "merged":
+        sources = merging.Sources(inputs.model.path, inputs.adapter.path, artifact.path)
+        return merging.merge(sources, options.dtype, out, resources)
+    form = exporting.form(options.rank, options.dtype)
+    return exporting.export_trained(inputs.model, inputs.adapter.path, artifact.path, form, out, resources)
