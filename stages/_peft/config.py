@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from peft import AdaLoraConfig, LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from pipeline.errors import UserError
 from stages._peft.layer import StructuredLinear
 from stages._peft.names import OURS
+from stages._weights.matrix import TORCH_DTYPE
 from stages.adapters.base import AdapterConfig
 
 CONFIG_FILE = "adapter_config.json"
@@ -27,7 +30,28 @@ class StructuredLoraConfig(LoraConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._register_custom_module({nn.Linear: StructuredLinear})
+        self._register_custom_module({nn.Linear: structured_linear})
+
+    @classmethod
+    def from_peft_type(cls, **values: Any) -> "StructuredLoraConfig":
+        """This class, where PEFT looks its own up by `peft_type`."""
+        return cls(**values) if values.get("peft_type", "LORA") == "LORA" else super().from_peft_type(**values)
+
+
+def structured_linear(target: nn.Module, adapter_name: str, config: LoraConfig, **options: Any) -> nn.Module | None:
+    """Our layer around a linear one; None, and so PEFT's own layers, around a quantised one.
+
+    Quantised weights are parameters of a class of their own. Raises UserError where only ours would do.
+    """
+    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    if type(base.weight) is nn.Parameter and base.weight.dtype in TORCH_DTYPE.values():
+        return StructuredLinear(target, adapter_name, config=config, **options)
+    if config.init_lora_weights in OURS:
+        raise UserError(
+            f"init_lora_weights: found {config.init_lora_weights!r} on a quantised {type(base).__name__}; "
+            "use an unquantised base, or init_lora_weights=True"
+        )
+    return None
 
 
 def peft_config(adapter: AdapterConfig, modules: list[str], task_type: str | None = "CAUSAL_LM") -> LoraConfig:

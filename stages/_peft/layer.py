@@ -11,11 +11,11 @@ from peft.tuners.lora.config import LoraConfig
 from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from peft.tuners.lora.variants import DoraLinearVariant, _register_frozen_peft_weight
-from peft.utils.integrations import gather_params_ctx
 from torch import nn
 from torch.nn.functional import linear
 
 from stages._peft.names import INT_TUNE, N_LORA, OURS, S_LORA
+from stages._weights.partitioned import reader
 from stages.adapters.algebra import fold
 from stages.adapters.base import Order
 
@@ -114,10 +114,10 @@ class NystromVariant(StructuredVariant):
         factors = (module.lora_A[adapter_name], module.lora_N[adapter_name], module.lora_B[adapter_name])
         if factors[0].weight.is_meta:
             return
-        with gather_params_ctx(module.get_base_layer().weight), torch.no_grad():
-            weight_OI = module.get_base_layer().weight
-            slices = (weight_OI[:rank], weight_OI[:rank, :rank], weight_OI[:, :rank])
-            for factor, start in zip(factors, slices, strict=True):
+        weight_OI = reader(module.get_base_layer().weight)  # ZeRO-3 may have divided it: only the slices are sent
+        a_RI, b_OR = weight_OI.rows(range(rank)), weight_OI.columns(range(rank))
+        with torch.no_grad():
+            for factor, start in zip(factors, (a_RI, a_RI[:, :rank], b_OR), strict=True):
                 factor.weight.copy_(start)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
-from peft.utils.integrations import gather_params_ctx
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import StepFailed
 from stages._peft.config import CONFIG_FILE, WEIGHTS_FILE, read_config
+from stages._weights.partitioned import writable
 from stages.adapters.base import Factors, Order
 
 _PREFIX = "base_model.model."
@@ -50,9 +50,8 @@ def subtract_update(model: PeftModel) -> None:
     """
     for _name, layer in adapted_layers(model):
         weight = layer.get_base_layer().weight
-        with gather_params_ctx([weight], modifier_rank=0):
-            if weight.numel():
-                weight.copy_(weight.float() - layer.get_delta_weight(model.active_adapter).float())
+        with writable(weight):
+            weight.copy_(weight.float() - layer.get_delta_weight(model.active_adapter).float())
 
 
 def save_factors(factors: Mapping[str, Factors], adapter_dir: Path) -> int:

@@ -51,7 +51,7 @@ class FileMatrix:
 
     def _tensor(self, view: np.ndarray) -> torch.Tensor:
         self.bytes_read += view.nbytes
-        return working_precision(torch.from_numpy(np.array(view)).view(TORCH_DTYPE[self.stored.dtype]))
+        return working_precision(torch.from_numpy(np.array(view, order="C")).view(TORCH_DTYPE[self.stored.dtype]))
 
 
 class TensorMatrix:
@@ -68,25 +68,29 @@ class TensorMatrix:
 
     def rows(self, index: Sequence[int]) -> torch.Tensor:
         """W[index, :]"""
-        return working_precision(self.weight_OI[list(index)].clone())
+        return _copied(self.weight_OI[list(index)])
 
     def columns(self, index: Sequence[int]) -> torch.Tensor:
         """W[:, index]"""
-        return working_precision(self.weight_OI[:, list(index)].clone())
+        return _copied(self.weight_OI[:, list(index)])
 
     def full(self) -> torch.Tensor:
         """W"""
-        return working_precision(self.weight_OI.clone())
+        return _copied(self.weight_OI)
 
     def blocks(self, num_rows: int) -> Iterator[torch.Tensor]:
         """W in pieces of `num_rows` rows."""
         for block_bI in self.weight_OI.split(num_rows):
-            yield working_precision(block_bI.clone())
+            yield _copied(block_bI)
 
 
 def working_precision(tensor: torch.Tensor) -> torch.Tensor:
     """float32, or float64 if it is that already."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _copied(view: torch.Tensor) -> torch.Tensor:
+    return working_precision(view.to("cpu", copy=True, memory_format=torch.contiguous_format))
 
 
 def _selector(index: Sequence[int]) -> slice | list[int]:
