@@ -53,9 +53,18 @@ class NystromConfig(AdapterConfig):
                 "core: least_squares with residual: keep adds the best approximation of W to W itself; "
                 "use residual: subtract, or set scale"
             )
-        if self.core != "sample" and getattr(self, "order", "BNA") != "BNA":
-            raise ValueError(f"core: {self.core} is a core between A and B, expected with order: BNA")
+        if getattr(self, "order", "BNA") != "BNA":
+            self._refuse_what_needs_a_core_between()
         return self
+
+    def _refuse_what_needs_a_core_between(self) -> None:
+        if self.core != "sample":
+            raise ValueError(f"core: {self.core} is a core between A and B, expected with order: BNA")
+        if self.scale is not None:
+            raise ValueError(
+                "scale: N does not reach the whole update in order: BAN, only the first R inputs; expected with "
+                "order: BNA"
+            )
 
 
 def nystrom(weight: WeightReader, config: NystromConfig, generator: torch.Generator) -> Factors:
