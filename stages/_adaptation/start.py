@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from pydantic import TypeAdapter
 from pipeline import machine
 from pipeline.stage import Resources, Workspace
 from stages._adaptation import start_report
+from stages._adaptation.parallel import in_order, one_thread
 from stages._peft.config import peft_config, task_type_of, write_config
-from stages._peft.load import save_factors
+from stages._peft.load import load_factors, stream_factors
 from stages._weights import targets
 from stages._weights.index import stored_tensors
 from stages._weights.matrix import FileMatrix
@@ -30,15 +31,25 @@ ADAPTER_FILE = "adapter.json"
 """The adapter's section of the recipe: rank, scale and method of what lies beside it."""
 
 
-def write_adapter(config: Config, model_dir: Path, out: Workspace, resources: Resources) -> dict[str, Any]:
-    """Write the adapter, adapter.json and init_report.json; the step's metrics. Raises StepFailed for a bad start."""
+def write_adapter(
+    config: Config,
+    model_dir: Path,
+    out: Workspace,
+    resources: Resources,
+    readers: Mapping[str, FileMatrix] | None = None,
+) -> dict[str, Any]:
+    """Write the adapter, adapter.json and init_report.json; the step's metrics. Raises StepFailed for a bad start.
+
+    `readers` are those of all targeted weights, where a method asks for more than `targeted_weights` gives.
+    """
     adapter = config.adapter
     assert isinstance(adapter, AdapterConfig)
-    torch.set_num_threads(resources.num_threads or machine.cpu_count())
-    weights = targeted_weights(model_dir, adapter)
+    num_threads = resources.num_threads or machine.cpu_count()
+    torch.set_num_threads(num_threads)
+    weights = readers or targeted_weights(model_dir, adapter)
     began = time.perf_counter()
-    factors = start_all(weights, adapter, config.seed, out)
-    num_parameters = save_factors(factors, out.path)
+    started = start_all(weights, adapter, config.seed, num_threads)
+    num_parameters = stream_factors(_reported(started, len(weights), out), weights, out.path)
     init_seconds = time.perf_counter() - began
     write_description(adapter, model_dir, sorted(weights), out.path)
     shapes = {module: weight.shape for module, weight in weights.items()}
@@ -55,7 +66,7 @@ def write_adapter(config: Config, model_dir: Path, out: Workspace, resources: Re
     if not config.probe:
         start_report.write_report(out, summary)
         return summary
-    matrices = [start_report.matrix_report(name, weights[name], factors[name], adapter) for name in weights]
+    matrices = start_report.matrix_reports(weights, load_factors(out.path), adapter, num_threads)
     judged = start_report.judge(config, model_dir, out, matrices)
     start_report.write_report(out, {**summary, **judged, "matrices": matrices})
     start_report.refuse_bad_start(config, judged)
@@ -83,22 +94,28 @@ def targeted_weights(model_dir: Path, adapter: AdapterConfig) -> dict[str, FileM
 
 
 def start_all(
-    weights: Mapping[str, FileMatrix], adapter: AdapterConfig, seed: int, out: Workspace
-) -> dict[str, Factors]:
-    """The factors of every matrix."""
-    factors = {}
-    for number, (module, weight) in enumerate(weights.items()):
-        factors[module] = start_one(module, weight, adapter, seed)
-        out.progress(number + 1, len(weights))
-    return factors
+    weights: Mapping[str, WeightReader], adapter: AdapterConfig, seed: int, num_threads: int
+) -> Iterator[tuple[str, Factors]]:
+    """Module name and factors of every matrix, in the order of `weights`; `num_threads` are in work at a time."""
+    return in_order(lambda module: (module, start_one(module, weights[module], adapter, seed)), weights, num_threads)
 
 
 def start_one(module: str, weight: WeightReader, adapter: AdapterConfig, seed: int) -> Factors:
-    """One matrix's factors. It has a generator of its own, so that neither order nor selection matters."""
-    return initializer(adapter)(weight, adapter.for_module(module), generator_for(module, seed))
+    """One matrix's factors: a function of the weight, the module's name, the options and the seed alone. It has a
+    generator and a thread of its own, so that neither order nor selection nor the number of cores matters.
+    """
+    with one_thread():
+        return initializer(adapter)(weight, adapter.for_module(module), generator_for(module, seed))
 
 
 def generator_for(module: str, seed: int) -> torch.Generator:
     """A CPU generator whose stream depends on the seed and the module's name alone."""
     digest = hashlib.sha256(f"{seed}:{module}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+
+
+def _reported(started: Iterable[tuple[str, Factors]], total: int, out: Workspace) -> Iterator[tuple[str, Factors]]:
+    """The same, telling the user how far it is."""
+    for number, pair in enumerate(started, start=1):
+        yield pair
+        out.progress(number, total)

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.errors import StepFailed
 from pipeline.stage import Workspace
+from stages._adaptation.parallel import in_order
 from stages._adaptation.probe import start_losses
 from stages.adapters import algebra
 from stages.adapters.base import AdapterConfig, Factors, WeightReader
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "init_report.json"
 _BLOCK_ROWS = 1024
+
+
+def matrix_reports(
+    weights: Mapping[str, WeightReader], factors: Mapping[str, Factors], adapter: AdapterConfig, num_threads: int
+) -> list[dict[str, Any]]:
+    """The report of every matrix, in the order of `weights`; factors are asked for when their matrix is in work."""
+
+    def report(module: str) -> dict[str, Any]:
+        return matrix_report(module, weights[module], factors[module], adapter)
+
+    return list(in_order(report, weights, num_threads))
 
 
 def matrix_report(module: str, weight: WeightReader, factors: Factors, adapter: AdapterConfig) -> dict[str, Any]:

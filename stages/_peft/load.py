@@ -2,21 +2,24 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pipeline.errors import StepFailed
 from stages._peft.config import CONFIG_FILE, WEIGHTS_FILE, read_config
 from stages._weights.partitioned import writable
+from stages._weights.streaming import StreamWriter
 from stages.adapters.base import Factors, Order
 
 _PREFIX = "base_model.model."
+_KINDS = ("lora_A.weight", "lora_N.weight", "lora_B.weight", "lora_magnitude_vector")
 
 
 def load_adapter(model: Any, adapter_dir: Path, *, trainable: bool = False) -> PeftModel:
@@ -61,6 +64,17 @@ def save_factors(factors: Mapping[str, Factors], adapter_dir: Path) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
+def stream_factors(factors: Iterable[tuple[str, Factors]], modules: Iterable[str], adapter_dir: Path) -> int:
+    """The same for pairs that come one after the other, of some or all of `modules`; none is held. In float32."""
+    num_parameters = 0
+    with StreamWriter(adapter_dir / WEIGHTS_FILE, [f"{_PREFIX}{m}.{kind}" for m in modules for kind in _KINDS]) as file:
+        for module, each in factors:
+            for name, tensor in named(module, each).items():
+                file.add(name, tensor)
+                num_parameters += tensor.numel()
+    return num_parameters
+
+
 def named(module: str, factors: Factors) -> dict[str, torch.Tensor]:
     """The names that PEFT gives these factors in a file. A diagonal core is AdaLoRA's E [R, 1]."""
     prefix = f"{_PREFIX}{module}"
@@ -75,12 +89,32 @@ def named(module: str, factors: Factors) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load_factors(adapter_dir: Path) -> dict[str, Factors]:
+def load_factors(adapter_dir: Path) -> "FactorsFile":
     """Module name -> factors, in the dtype of the file."""
-    tensors = load_file(adapter_dir / WEIGHTS_FILE)
-    order = json.loads((adapter_dir / CONFIG_FILE).read_text()).get("core_order", "BNA")
-    modules = sorted({name.partition(".lora_")[0] for name in tensors})
-    return {module.removeprefix(_PREFIX): _factors(module, tensors, order) for module in modules}
+    return FactorsFile(adapter_dir)
+
+
+class FactorsFile(Mapping[str, Factors]):
+    """The factors in an adapter's folder, read anew each time they are asked for."""
+
+    def __init__(self, adapter_dir: Path) -> None:
+        self._file = adapter_dir / WEIGHTS_FILE
+        self._order: Order = json.loads((adapter_dir / CONFIG_FILE).read_text()).get("core_order", "BNA")
+        self._names: dict[str, list[str]] = {}
+        with safe_open(self._file, framework="pt") as file:
+            for name in sorted(file.keys()):
+                self._names.setdefault(name.partition(".lora_")[0].removeprefix(_PREFIX), []).append(name)
+
+    def __getitem__(self, module: str) -> Factors:
+        with safe_open(self._file, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in self._names[module]}
+        return _factors(f"{_PREFIX}{module}", tensors, self._order)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _factors(module: str, tensors: Mapping[str, torch.Tensor], order: Order) -> Factors:

@@ -5,16 +5,28 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from pipeline.errors import UserError
 from stages._weights.index import StoredTensor
 
-_RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 TORCH_DTYPE = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_RAW = {8: np.uint64, 4: np.uint32, 2: np.uint16}
+
+WINDOW_BYTES = 2**26
+"""Mapped at a time where a read touches every row: touched pages stay resident until they are unmapped."""
 
 
 class FileMatrix:
-    """A matrix in a safetensors file, mapped anew for each read so that pages do not add up in memory."""
+    """A matrix in a safetensors file, mapped anew for each read so that pages do not add up in memory.
+
+    Raises UserError for a dtype that is no plain floating point.
+    """
 
     def __init__(self, stored: StoredTensor) -> None:
+        if stored.dtype not in TORCH_DTYPE:
+            raise UserError(
+                f"{stored.file}: found a weight stored as {stored.dtype}, expected one of {', '.join(TORCH_DTYPE)}; "
+                "start from the unquantised model"
+            )
         self.stored = stored
         self.bytes_read = 0
 
@@ -26,32 +38,43 @@ class FileMatrix:
 
     def rows(self, index: Sequence[int]) -> torch.Tensor:
         """W[index, :]"""
-        return self._tensor(self._mapped()[_selector(index), :])
+        return _copied(self._counted(self._mapped(range(self.shape[0]))[_selector(index)]))
 
     def columns(self, index: Sequence[int]) -> torch.Tensor:
         """W[:, index]"""
-        return self._tensor(self._mapped()[:, _selector(index)])
+        dtype = TORCH_DTYPE[self.stored.dtype]
+        columns_OK = torch.empty(self.shape[0], len(index), dtype=torch.promote_types(dtype, torch.float32))
+        for window in self._windows():
+            columns_OK[window.start : window.stop] = self._counted(self._mapped(window)[:, _selector(index)])
+        return columns_OK
 
     def full(self) -> torch.Tensor:
         """W"""
-        return self._tensor(self._mapped())
+        return self.columns(range(self.shape[1]))
 
     def blocks(self, num_rows: int) -> Iterator[torch.Tensor]:
         """W in pieces of `num_rows` rows, one in memory at a time."""
         for start in range(0, self.shape[0], num_rows):
             yield self.rows(range(start, min(start + num_rows, self.shape[0])))
 
-    def squared_norm(self) -> float:
-        """||W||_F^2"""
-        return sum(float(torch.linalg.vector_norm(block)) ** 2 for block in self.blocks(1024))
+    def _windows(self) -> Iterator[range]:
+        num_out, row_bytes = self.shape[0], self.stored.num_bytes // self.shape[0]
+        step = max(1, WINDOW_BYTES // row_bytes)
+        for start in range(0, num_out, step):
+            yield range(start, min(start + step, num_out))
 
-    def _mapped(self) -> np.memmap:
-        raw = _RAW[self.stored.num_bytes // self.stored.num_elements]
-        return np.memmap(self.stored.file, dtype=raw, mode="r", offset=self.stored.offset, shape=self.stored.shape)
+    def _mapped(self, rows: range) -> torch.Tensor:
+        """These rows as they are stored. Nothing is read before it is looked at."""
+        num_out, num_in = self.shape
+        dtype = TORCH_DTYPE[self.stored.dtype]
+        offset = self.stored.offset + rows.start * (self.stored.num_bytes // num_out)
+        # "c": private pages that may be written, since torch wants no others; nothing writes them
+        raw = np.memmap(self.stored.file, _RAW[dtype.itemsize], mode="c", offset=offset, shape=(len(rows), num_in))
+        return torch.from_numpy(raw).view(dtype)
 
-    def _tensor(self, view: np.ndarray) -> torch.Tensor:
-        self.bytes_read += view.nbytes
-        return working_precision(torch.from_numpy(np.array(view, order="C")).view(TORCH_DTYPE[self.stored.dtype]))
+    def _counted(self, view: torch.Tensor) -> torch.Tensor:
+        self.bytes_read += view.numel() * view.element_size()
+        return view
 
 
 class TensorMatrix:
@@ -90,7 +113,8 @@ def working_precision(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _copied(view: torch.Tensor) -> torch.Tensor:
-    return working_precision(view.to("cpu", copy=True, memory_format=torch.contiguous_format))
+    dtype = torch.promote_types(view.dtype, torch.float32)
+    return view.to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _selector(index: Sequence[int]) -> slice | list[int]:
