@@ -139,5 +139,5 @@ def _print(report: dict[str, Any]) -> None:
 
     for name, value in report.items():
         for item in value if isinstance(value, list) else [value]:
-            values = {f"{name}:": "", **item} if isinstance(item, dict) else {f"{name}:": item}
-            print(metrics({"metrics": values}))
+            values = item if isinstance(item, dict) else {"": item}
+            print(f"{name}: {metrics({'metrics': values}).strip()}")

@@ -1,7 +1,10 @@
 """Write one number, slowly if asked. Counts its attempts, so that tests see a resume."""
 
 import time
+from typing import Literal
 
+from pipeline.artifact import Artifact
+from pipeline.errors import StepFailed
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 
@@ -11,6 +14,11 @@ VERSION = 1
 class Config(StrictModel):
     value: int
     pause_seconds: float = 0.0
+
+
+class Export(StrictModel):
+    format: Literal["digits", "broken"] = "digits"
+    rank: int | None = None
 
 
 class Inputs(StrictModel):
@@ -32,3 +40,13 @@ def run(config: Config, _inputs: Inputs, out: Workspace, _resources: Resources) 
         time.sleep(min(left, 0.1))
     (out / "number.txt").write_text(str(config.value))
     return {"value": config.value, "attempts": len(attempts.read_text().splitlines())}
+
+
+def export(
+    _config: Config, _inputs: Inputs, artifact: Artifact, out: Workspace, options: Export, _resources: Resources
+) -> dict:
+    out.progress(1, 2)
+    (out / "number.txt").write_text((artifact / "number.txt").read_text() * (options.rank or 1))
+    if options.format == "broken":
+        raise StepFailed("the export was asked to fail")
+    return {"error": 0.25, "matrices": [{"name": "first", "rank": 3}], "notes": ["a note"]}
