@@ -1,5 +1,7 @@
 """Start an adapter: its factors for every targeted matrix. Reads a model's shards, writes a PEFT adapter.
 
+Full fine-tuning has none: nothing is read then, and no adapter written.
+
 Nystrom methods read r rows and r columns of each matrix straight from the files; no model is built, except to measure
 the loss of the start when `probe` is on. Writes adapter_config.json, adapter_model.safetensors, adapter.json and
 init_report.json.
@@ -14,6 +16,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
+from stages._weights.architecture import Shapes
 from stages.adapters import AnyAdapter
 from stages.adapters.base import AdapterConfig, total_trainable
 
@@ -46,6 +49,8 @@ class Inputs(StrictModel):
     """What it starts from."""
 
     model: Artifact
+    tokens: Artifact | None = None
+    """The training set, for methods that start from the loss's gradient."""
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
@@ -60,13 +65,15 @@ def target_problems(config: Config, shapes: dict[str, tuple[int, ...]]) -> list[
     return targets.problems(shapes, config.adapter) if isinstance(config.adapter, AdapterConfig) else []
 
 
-def num_trainable(config: Config, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Numbers that training this way would change on a model with these tensors."""
+def num_trainable(config: Config, shapes: Shapes | None, num_parameters: int = 0) -> int:
+    """Numbers that training this way would change on a model with these tensors, or of which only the size is known;
+    0 if that does not tell.
+    """
     from stages._weights import targets
 
     if not isinstance(config.adapter, AdapterConfig):
-        return sum(map(math.prod, shapes.values()))
-    known = targets.matrices(shapes)
+        return sum(map(math.prod, shapes.values())) if shapes else num_parameters
+    known = targets.matrices(shapes or {})
     return total_trainable(config.adapter, known, targets.select(known, config.adapter.targets)[0])
 
 
@@ -77,11 +84,14 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
     problems = preflight(config, resources, {"model": inputs.model})
     if problems:
         raise UserError(*problems)
-    from stages._adaptation import full, start
+    from stages._adaptation import full, gradients, start
 
     if not isinstance(config.adapter, AdapterConfig):
         return full.write_start(config.adapter, num_trainable(config, _shapes(inputs.model)), out)
-    return start.write_adapter(config, inputs.model.path, out, resources)
+    if not config.adapter.NEEDS_GRADIENT:
+        return start.write_adapter(config, inputs.model.path, out, resources)
+    readers, estimated = gradients.readers(config, inputs.model, inputs.tokens, out, resources)
+    return {**start.write_adapter(config, inputs.model.path, out, resources, readers), **estimated}
 
 
 def _shapes(model: Artifact) -> dict[str, tuple[int, ...]]:

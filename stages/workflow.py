@@ -86,26 +86,33 @@ class Recipe(StrictModel):
 def steps(recipe: Recipe) -> list[Step]:
     """All steps of a recipe, the report last."""
     model = Step("prepare_model", recipe.model, name="prepare_model", resources=recipe.resources)
-    init = Step(
-        "init_adapter", _seeded(recipe.init, recipe), {"model": model}, name="init_adapter", resources=recipe.resources
-    )
-    made = [model, init]
+    shared = None if recipe.init.adapter.NEEDS_GRADIENT else _init("init_adapter", recipe, {"model": model})
+    made = [model, *filter(None, [shared])]
     for name, track in recipe.tracks.items():
-        made += _track(name, track, recipe, model, init)
+        made += _track(name, track, recipe, model, shared)
     return [*made, _report(recipe, made)]
 
 
-def _track(name: str, track: Track, recipe: Recipe, model: Step, init: Step) -> Iterator[Step]:
+def _init(name: str, recipe: Recipe, inputs: dict[str, Step]) -> Step:
+    return Step("init_adapter", _seeded(recipe.init, recipe), inputs, name=name, resources=recipe.resources)
+
+
+def _track(name: str, track: Track, recipe: Recipe, model: Step, shared_init: Step | None) -> Iterator[Step]:
+    """The steps of one track, with an init of its own where the method starts from the gradient on the training set."""
     resources = recipe.resources
     data = Step("prepare_data", _seeded(track.data, recipe), name=f"{name}/prepare_data", resources=resources)
     tokens = Step(
         "tokenize", track.tokenize, {"model": model, "data": data}, name=f"{name}/tokenize", resources=resources
     )
+    yield from (data, tokens)
+    init = shared_init or _init(f"{name}/init_adapter", recipe, {"model": model, "tokens": tokens})
+    if init is not shared_init:
+        yield init
     inputs = {"model": model, "tokens": tokens, "adapter": init}
     trained = Step("train", _seeded(recipe.train, recipe), inputs, name=f"{name}/train", resources=resources)
     inputs = {"model": model, "init": init, "trained": trained}
     merged = Step("merge", recipe.merge, inputs, name=f"{name}/merge", resources=resources)
-    yield from (data, tokens, trained, merged)
+    yield from (trained, merged)
     models = {BASE: model, name: merged} if recipe.evaluate_base else {name: merged}
     for model_name, served in models.items():
         for benchmark_name, benchmark in track.benchmarks.items():
@@ -177,9 +184,8 @@ def _size_problems(recipe: Recipe) -> list[str]:
     lines = target_problems(recipe.init, shapes) if shapes else []
     if count is None or lines:
         return lines
-    return size_problems(
-        recipe.train, recipe.resources, count, shapes, num_trainable(recipe.init, shapes) if shapes else 0
-    )
+    trained = num_trainable(recipe.init, shapes, count)
+    return size_problems(recipe.train, recipe.resources, count, shapes, trained)
 
 
 def _benchmark_problems(track: Track) -> Iterator[str]:

@@ -10,8 +10,8 @@ from pipeline.errors import StepFailed
 from pipeline.stage import Workspace
 from stages._adaptation.start import ADAPTER_FILE
 from stages._adaptation.start_report import write_report
-from stages._weights.index import StoredTensor, stored_tensors
-from stages._weights.matrix import FileMatrix
+from stages._weights.index import stored_tensors
+from stages._weights.reading import read_tensor
 from stages.adapters.base import MethodConfig
 
 if TYPE_CHECKING:
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class Trained(NamedTuple):
     """What becomes of one tensor of any shape: it was trained itself."""
 
-    stored: StoredTensor
+    file: Path
+    name: str
 
     def applied(self, weight: torch.Tensor) -> torch.Tensor:
         """The trained tensor, in the dtype of `weight`."""
-        return FileMatrix(self.stored).full().to(weight.dtype)
+        return read_tensor(self.file, self.name).to(weight.dtype)
 
 
 def write_start(method: MethodConfig, num_parameters: int, out: Workspace) -> dict[str, Any]:
@@ -54,4 +55,4 @@ def read_trained(model_dir: Path, trained_dir: Path) -> dict[str, Trained]:
             f"merge: {trained_dir} has {', '.join(wrong[:5])}, which {model_dir} has not in this shape; "
             f"they are not of one training"
         )
-    return {name.removesuffix(".weight"): Trained(tensor) for name, tensor in trained.items()}
+    return {name.removesuffix(".weight"): Trained(tensor.file, name) for name, tensor in trained.items()}

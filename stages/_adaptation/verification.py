@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 
 from pipeline.errors import StepFailed
 from stages._adaptation.probe import load_model, probe_tokens
 from stages._weights.index import stored_tensors
-from stages._weights.matrix import FileMatrix
+from stages._weights.reading import read_tensor
 
 if TYPE_CHECKING:
     from stages._adaptation.merging import Change
@@ -51,7 +50,7 @@ def layer_errors(base_dir: Path, merged_dir: Path, changes: Mapping[str, Change]
         if name.removesuffix(".weight") not in changes and not _same(name, base[name].file, merged[name].file):
             raise StepFailed(f"merge: {name} has no update, and yet it is not the base's")
     return [
-        _layer_error(name.removesuffix(".weight"), FileMatrix(base[name]), FileMatrix(merged[name]), change)
+        _layer_error(name, base[name].file, merged[name].file, change)
         for name in base
         if (change := changes.get(name.removesuffix(".weight"))) is not None
     ]
@@ -84,18 +83,16 @@ def require_agreement(metrics: Mapping[str, Any], dtype: torch.dtype) -> None:
             )
 
 
-def _layer_error(module: str, base: FileMatrix, merged: FileMatrix, change: Change) -> dict[str, Any]:
-    weight = base.full().double()
-    base_OI, expected_OI, merged_OI = (
-        _as_matrix(each) for each in (weight, change.applied(weight), merged.full().double())
-    )
+def _layer_error(name: str, base_file: Path, merged_file: Path, change: Change) -> dict[str, Any]:
+    base, merged = read_tensor(base_file, name).double(), read_tensor(merged_file, name).double()
+    base_OI, expected_OI, merged_OI = (_as_matrix(tensor) for tensor in (base, change.applied(base), merged))
     generator = torch.Generator().manual_seed(0)
     x_IP = torch.randn(base_OI.shape[1], NUM_PROBES, generator=generator, dtype=torch.float64)
     expected_OP = expected_OI @ x_IP
     error = float((merged_OI @ x_IP - expected_OP).norm())
     size, update_size = float(expected_OP.norm()), float((expected_OP - base_OI @ x_IP).norm())
     return {
-        "module": module,
+        "module": name.removesuffix(".weight"),
         "relative_error": error / size if size else error,
         "update_lost": error / update_size if update_size else 0.0,
     }
@@ -108,9 +105,8 @@ def _as_matrix(tensor: torch.Tensor) -> torch.Tensor:
 
 def _same(name: str, base_file: Path, merged_file: Path) -> bool:
     """Whether a tensor is the base's, rounded to the merged dtype."""
-    with safe_open(base_file, framework="pt") as base, safe_open(merged_file, framework="pt") as merged:
-        kept = merged.get_tensor(name)
-        return bool(torch.equal(base.get_tensor(name).to(kept.dtype), kept))
+    kept = read_tensor(merged_file, name)
+    return bool(torch.equal(read_tensor(base_file, name).to(kept.dtype), kept))
 
 
 @torch.no_grad()

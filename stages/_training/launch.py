@@ -1,4 +1,4 @@
-"""Start one training process per device, wait for them, and turn what they leave behind into the step's ending."""
+"""Start one worker process per device, wait for them, and turn what they leave behind into the step's ending."""
 
 from __future__ import annotations
 
@@ -14,27 +14,45 @@ from pipeline.errors import StepFailed, Stopped, UserError
 from pipeline.guard import guarded
 from pipeline.stage import Resources, Workspace
 from stages._training import layout
-from stages._training.spec import FAILURE_FILE, RESULT_FILE, SPEC_FILE, STOP_FILE, TrainSpec
+from stages._training.spec import (
+    FAILURE_FILE,
+    RESULT_FILE,
+    SPEC_FILE,
+    STOP_FILE,
+    GradientSpec,
+    TrainSpec,
+    WorkerSpec,
+)
+from stages.adapters.gradient import Estimate
+from stages.train import Config
 
 if TYPE_CHECKING:
-    from stages.train import Config, Inputs
+    from stages.train import Inputs
 
 STOP_SECONDS = 150.0
-"""How long the workers may take to finish their step and save it when asked to stop; the engine kills after 180."""
+"""How long training workers may take to finish their step and save it if asked to stop; the engine kills after 180."""
 
 
 def train(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
-    """Run the workers to their end; the step's metrics. Raises StepFailed with what a worker reported, or Stopped."""
-    spec = make_spec(config, inputs, out, resources)
+    """Train to the end; the step's metrics. Raises what `run_workers` raises."""
+    return run_workers("train", make_spec(config, inputs, out, resources), resources, STOP_SECONDS)
+
+
+def run_workers(stage: str, spec: WorkerSpec, resources: Resources, stop_seconds: float = 0.0) -> dict[str, Any]:
+    """Run the workers to their end; what they report.
+
+    Raises StepFailed or UserError with what a worker reported, or Stopped, after `stop_seconds` for them at most.
+    """
+    out = spec.out
     for name in (RESULT_FILE, FAILURE_FILE, STOP_FILE):
         (out / name).unlink(missing_ok=True)
     (out / SPEC_FILE).write_text(spec.model_dump_json())
-    code = _wait(command(out / SPEC_FILE, layout.num_processes(resources)), environment(spec), out)
+    code = _wait(command(out / SPEC_FILE, layout.num_processes(resources)), environment(spec), out, stop_seconds)
     if (out / FAILURE_FILE).exists():
         failure = json.loads((out / FAILURE_FILE).read_text())
         raise (UserError if failure["is_users"] else StepFailed)(failure["message"])
     if code != 0 or not (out / RESULT_FILE).exists():
-        raise StepFailed(f"train: a training process ended with code {code}; its last lines are in the log")
+        raise StepFailed(f"{stage}: a worker process ended with code {code}; its last lines are in the log")
     return dict(json.loads((out / RESULT_FILE).read_text()))
 
 
@@ -54,6 +72,31 @@ def make_spec(config: Config, inputs: Inputs, out: Workspace, resources: Resourc
     )
 
 
+def make_gradient_spec(
+    estimate: Estimate,
+    modules: list[str],
+    seed: int,
+    model_dir: Path,
+    tokens_dir: Path,
+    out: Workspace,
+    resources: Resources,
+) -> GradientSpec:
+    """The same for an estimate of the gradient by the weights of `modules`: a batch is one pass of every process."""
+    return GradientSpec(
+        config=Config(
+            global_batch_size=estimate.batch_size, zero_stage=estimate.zero_stage, dtype=estimate.dtype, seed=seed
+        ),
+        model_dir=model_dir.absolute(),
+        tokens_dir=tokens_dir.absolute(),
+        out_dir=out.path.absolute(),
+        device=layout.device(resources),
+        num_threads=layout.num_threads(resources),
+        accumulation=estimate.num_batches,
+        per_device_batch_size=-(-estimate.batch_size // layout.num_processes(resources)),
+        modules=modules,
+    )
+
+
 def command(spec_file: Path, num_processes: int) -> list[str]:
     """PyTorch's launcher for one node, on a free port of the loopback interface."""
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_processes}", "--nnodes=1"]
@@ -61,7 +104,7 @@ def command(spec_file: Path, num_processes: int) -> list[str]:
     return guarded([*launcher, *rendezvous, "-m", "stages._training.worker", str(spec_file)])
 
 
-def environment(spec: TrainSpec) -> dict[str, str]:
+def environment(spec: WorkerSpec) -> dict[str, str]:
     """This process's environment with what the workers need: threads, no network, the project on the path."""
     project = str(Path(__file__).parents[2])
     paths = [project, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -77,7 +120,7 @@ def environment(spec: TrainSpec) -> dict[str, str]:
     return {**os.environ, **ours}
 
 
-def _wait(arguments: list[str], environ: dict[str, str], out: Workspace) -> int:
+def _wait(arguments: list[str], environ: dict[str, str], out: Workspace, stop_seconds: float) -> int:
     """The exit code. On Stopped the workers get to save where they are; on any other way out they are killed."""
     process = subprocess.Popen(arguments, env=environ)
     try:
@@ -85,7 +128,7 @@ def _wait(arguments: list[str], environ: dict[str, str], out: Workspace) -> int:
     except Stopped:
         (out / STOP_FILE).touch()
         with contextlib.suppress(subprocess.TimeoutExpired):  # the last checkpoint has to do
-            process.wait(timeout=STOP_SECONDS)
+            process.wait(timeout=stop_seconds)
         raise
     finally:
         _kill(process)

@@ -20,7 +20,7 @@ class Objective:
 
     def __init__(self, model: Any) -> None:
         self._predicts_BT: torch.Tensor | None = None
-        model.get_base_model().get_output_embeddings().register_forward_pre_hook(self._keep_predicting)
+        model.get_output_embeddings().register_forward_pre_hook(self._keep_predicting)
 
     def summed_loss(self, engine: Any, batch: Batch) -> torch.Tensor:
         """The sum over the batch's targets, in nats, float32; differentiable if gradients are on."""

@@ -29,6 +29,7 @@ class Size(NamedTuple):
 
     num_parameters: int
     num_trainable: int = 0
+    """As many as `num_parameters` when the model itself is trained."""
     num_activations: int = 0
     """Numbers kept for one token: the sum of rows and columns of all matrices."""
     max_length: int = DEFAULT_LENGTH
@@ -49,13 +50,14 @@ def size_of(shapes: Mapping[str, tuple[int, ...]], num_trainable: int = 0, max_l
 
 
 def need(config: Config, shared: layout.Layout, size: Size) -> Need:
-    """An estimate for a frozen base with a trained adapter.
+    """An estimate for a frozen base with a trained adapter, or for a model that is trained itself.
 
     Weights are divided among the processes at ZeRO stage 3, gradients from stage 2, optimizer states from stage 1.
     """
     width = 4 if config.dtype == "float32" else 2
     copies = {stage: 1 if config.zero_stage >= stage else shared.num_processes for stage in (1, 2, 3)}
-    weights = (size.num_parameters + size.num_trainable) * width * copies[3]
+    num_added = size.num_trainable if size.num_trainable < size.num_parameters else 0
+    weights = (size.num_parameters + num_added) * width * copies[3]
     gradients = size.num_trainable * 4 * copies[2]
     optimizer = size.num_trainable * 12 * copies[1]
     tokens = shared.num_processes * shared.per_device_batch_size * size.max_length

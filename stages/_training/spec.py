@@ -12,15 +12,15 @@ FAILURE_FILE = ".failure.json"
 STOP_FILE = ".stop"
 CHECKPOINTS_DIR = ".checkpoints"
 METRICS_FILE = "metrics.jsonl"
+GRADIENTS_FILE = ".gradients.safetensors"
 
 
-class TrainSpec(StrictModel):
-    """One training run as its workers see it."""
+class WorkerSpec(StrictModel):
+    """What the workers do: on what model and data, and how DeepSpeed is to be set up for it."""
 
     config: Config
     model_dir: Path
     tokens_dir: Path
-    adapter_dir: Path
     out_dir: Path
     device: str
     num_threads: int
@@ -31,3 +31,21 @@ class TrainSpec(StrictModel):
     def out(self) -> Workspace:
         """Where everything is written."""
         return Workspace(self.out_dir)
+
+
+class TrainSpec(WorkerSpec):
+    """One training run as its workers see it."""
+
+    adapter_dir: Path
+
+
+class GradientSpec(WorkerSpec):
+    """One estimate of the training loss's gradient. Of `config`, it takes batch size, dtype, ZeRO stage and seed."""
+
+    modules: list[str]
+    """Whose weights the gradient is taken by."""
+
+    @property
+    def num_batches(self) -> int:
+        """One pass of every process each."""
+        return self.accumulation

@@ -35,6 +35,10 @@ class MethodConfig(StrictModel):
         """Whether the base weight is reduced by the initial update, so that training starts at the base model."""
         return False
 
+    def rate_factor(self, factor: Factor) -> float:
+        """What the learning rate is multiplied by for one kind of factor."""
+        return 1.0
+
 
 class AdapterConfig(MethodConfig):
     """Options that every adapter method has."""
@@ -68,10 +72,6 @@ class AdapterConfig(MethodConfig):
     def has_magnitude(self) -> bool:
         """Whether each row of the adapted weight is rescaled to a trained length (DoRA)."""
         return False
-
-    def rate_factor(self, factor: Factor) -> float:
-        """What the learning rate is multiplied by for one kind of factor."""
-        return 1.0
 
     def peft_options(self) -> dict[str, Any]:
         """What the method sets in PEFT's configuration beyond rank, alpha, dropout and targets."""
