@@ -1,7 +1,7 @@
 """Sealed checkpoints: written aside, hashed, renamed. What is not sealed, or no longer what was sealed, is not used.
 
 A checkpoint holds DeepSpeed's state without the frozen base (adapter weights and each process's part of the optimizer),
-every process's random state, and in sealed.json the position and the sha256 of each file.
+every process's random state, what the method's part adds, and in sealed.json the position and the sha256 of each file.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import StepFailed
 from pipeline.strict import StrictModel
+from stages.adapters.training import TrainingPart
 
 SEAL_FILE = "sealed.json"
 KEEP_LAST = 2
@@ -46,7 +47,7 @@ class Seal(StrictModel):
     sha256: dict[str, str]
 
 
-def save(engine: Any, position: Position, root: Path) -> None:
+def save(engine: Any, part: TrainingPart, position: Position, root: Path) -> None:
     """Save and seal where the run is, and drop all but the newest `KEEP_LAST`. Every process must call it."""
     final = root / f"step-{position.step:08d}"
     partial = final.with_name(f"{final.name}.partial")
@@ -59,13 +60,14 @@ def save(engine: Any, position: Position, root: Path) -> None:
     save_file(_random_state(), partial / f"random-{comm.get_rank()}.safetensors")
     comm.barrier()
     if comm.get_rank() == 0:
+        part.save(partial)
         _seal(partial, final, position, comm.get_world_size(), engine.zero_optimization_stage())
         for old in _sealed(root)[KEEP_LAST:]:
             shutil.rmtree(old)
     comm.barrier()
 
 
-def resume(engine: Any, root: Path) -> Position:
+def resume(engine: Any, part: TrainingPart, root: Path) -> Position:
     """Load the newest sealed checkpoint and return its position; the start if there is none.
 
     Raises StepFailed if it was made by another number of processes, since their parts of the optimizer do not fit.
@@ -80,6 +82,7 @@ def resume(engine: Any, root: Path) -> Position:
             f"resources.num_processes to {seal.num_processes}, or delete {root} to start over"
         )
     engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+    part.load(folder)
     _restore_random_state(load_file(folder / f"random-{comm.get_rank()}.safetensors"))
     return seal.position
 

@@ -1,5 +1,7 @@
 """A DeepSpeed engine around a PeftModel: the model, its adapter, the optimizer, and how they are saved."""
 
+import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,19 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from stages._adaptation.start import read_adapter
-from stages._peft.config import WEIGHTS_FILE
+from stages._peft.config import CONFIG_FILE, WEIGHTS_FILE
 from stages._peft.load import load_adapter, subtract_update
-from stages._training.spec import TrainSpec
+from stages._training import full, whole
+from stages._training.spec import TrainSpec, WorkerSpec
+from stages.adapters.base import AdapterConfig, Factor, MethodConfig
+from stages.adapters.training import TrainingPart
 from stages.train import Config
 
+RATE_FACTOR = "rate_factor"
+"""The entry of an optimizer's parameter group that its learning rate is multiplied by."""
 
-def start_processes(spec: TrainSpec) -> None:
+
+def start_processes(spec: WorkerSpec) -> None:
     """Join the other processes.
 
     Gloo carries what little CPU processes exchange. DeepSpeed's own shared-memory op would be compiled on first use: a
@@ -32,7 +40,7 @@ def start_processes(spec: TrainSpec) -> None:
     torch.manual_seed(spec.config.seed * 1_000_003 + deepspeed.comm.get_rank())
 
 
-def deepspeed_config(spec: TrainSpec, num_processes: int) -> dict[str, Any]:
+def deepspeed_config(spec: WorkerSpec, num_processes: int) -> dict[str, Any]:
     """DeepSpeed's configuration for this recipe."""
     config = spec.config
     return {
@@ -50,30 +58,45 @@ def build(spec: TrainSpec) -> Any:
     """The engine, its module a PeftModel at its start: W (less the start, where it is subtracted) + s B N A."""
     settings = deepspeed_config(spec, deepspeed.comm.get_world_size())
     model = load_model(spec, settings)
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=adamw(model, spec.config), config=settings, dist_init_required=False
-    )
+    optimizer = adamw(model, spec.config, read_adapter(spec.adapter_dir))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
 
 
-def load_model(spec: TrainSpec, settings: dict[str, Any]) -> PeftModel:
-    """The PeftModel. At ZeRO stage 3 each process builds its own part of the base only."""
-    partitioned = HfDeepSpeedConfig(settings) if spec.config.zero_stage == 3 else None  # alive while loading
+def load_model(spec: TrainSpec, settings: dict[str, Any]) -> Any:
+    """A PeftModel with the adapter at its start; for full fine-tuning, the base with everything to be trained."""
+    method = read_adapter(spec.adapter_dir)
+    with partitioning(settings):
+        base = load_base(spec)
+        if not isinstance(method, AdapterConfig):
+            return full.trainable(base, spec.model_dir)
+        model = load_adapter(base, spec.adapter_dir, trainable=True)
+        if method.subtracts_start:
+            subtract_update(model)
+        return model
+
+
+@contextlib.contextmanager
+def partitioning(settings: dict[str, Any]) -> Iterator[None]:
+    """Inside, at ZeRO stage 3, each process loads and adapts its own part of a model only."""
+    alive = HfDeepSpeedConfig(settings) if settings["zero_optimization"]["stage"] == 3 else None
+    yield
+    del alive  # transformers and PEFT ask for it while it exists
+
+
+def load_base(spec: WorkerSpec) -> Any:
+    """The base in the dtype of the computation."""
     base = AutoModelForCausalLM.from_pretrained(
         spec.model_dir, dtype=getattr(torch, spec.config.dtype), local_files_only=True
     )
     base.config.use_cache = False
-    model = load_adapter(base, spec.adapter_dir, trainable=True)
-    if read_adapter(spec.adapter_dir).subtracts_start:
-        subtract_update(model)
-    del partitioned
-    return model
+    return base
 
 
-def adamw(model: PeftModel, config: Config) -> torch.optim.AdamW:
-    """AdamW over the trained factors; its rate is set at each step."""
+def adamw(model: torch.nn.Module, config: Config, adapter: MethodConfig) -> torch.optim.AdamW:
+    """AdamW over the trained factors; its rates are set at each step."""
     return torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        rate_groups(model, adapter),
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
@@ -81,10 +104,24 @@ def adamw(model: PeftModel, config: Config) -> torch.optim.AdamW:
     )
 
 
+def rate_groups(model: torch.nn.Module, adapter: MethodConfig) -> list[dict[str, Any]]:
+    """The trained parameters, in groups of one learning rate: one group, if the method has no rates of its own."""
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(_rate_factor(name, adapter), []).append(parameter)
+    return [{"params": parameters, RATE_FACTOR: factor} for factor, parameters in groups.items()]
+
+
+def _rate_factor(name: str, adapter: MethodConfig) -> float:
+    letters: tuple[Factor, ...] = ("A", "N", "B")
+    return next((adapter.rate_factor(letter) for letter in letters if f".lora_{letter}." in name), 1.0)
+
+
 def set_learning_rate(engine: Any, rate: float) -> None:
     """For the step to come."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group[RATE_FACTOR]
 
 
 def finish_step(engine: Any) -> float:
@@ -101,22 +138,20 @@ def _plain_gradient_norm(engine: Any) -> float:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def save_adapter(engine: Any, adapter_dir: Path) -> None:
-    """Write adapter_model.safetensors in float32. Every process must call it; rank 0 writes."""
-    tensors = {name: tensor.clone() for name, tensor in _full_factors(engine)}
+def save(engine: Any, part: TrainingPart, spec: TrainSpec) -> None:
+    """Write what was trained, in float32. Every process must call it; rank 0 writes."""
+    if isinstance(engine.module, PeftModel):
+        save_adapter(engine, part, spec.adapter_dir, spec.out_dir)
+    else:
+        full.save_model(engine.module, spec.model_dir, spec.out_dir)
+
+
+def save_adapter(engine: Any, part: TrainingPart, start_dir: Path, out_dir: Path) -> None:
+    """Write adapter_model.safetensors in float32 and adapter_config.json. Every process must call it; rank 0 writes."""
+    factors = {name: whole.value(each) for name, each in engine.module.named_parameters() if ".lora_" in name}
     if deepspeed.comm.get_rank() == 0:
-        state = get_peft_model_state_dict(engine.module, state_dict=tensors)
-        save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, adapter_dir / WEIGHTS_FILE)
+        trained = get_peft_model_state_dict(engine.module, state_dict=factors)
+        tensors, config = part.final(trained, json.loads((start_dir / CONFIG_FILE).read_text()))
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, out_dir / WEIGHTS_FILE)
+        (out_dir / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     deepspeed.comm.barrier()
-
-
-def _full_factors(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, whole float32 value) of every adapter parameter, trained or frozen."""
-    for name, parameter in engine.module.named_parameters():
-        if ".lora_" not in name:
-            continue
-        if parameter.requires_grad and engine.zero_optimization_stage() > 0:
-            yield name, deepspeed.utils.safe_get_full_fp32_param(parameter)
-        else:
-            with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-                yield name, parameter.detach().float()

@@ -14,12 +14,12 @@ import torch
 from deepspeed import comm
 
 from pipeline.errors import StepFailed
-from stages._peft.config import CONFIG_FILE
 from stages._training import checkpoints
 from stages._training import engine as engines
 from stages._training.batches import Order, TokenFile, share
 from stages._training.checkpoints import Position
 from stages._training.objective import Objective
+from stages._training.part import training_part
 from stages._training.schedule import learning_rate_factor
 from stages._training.spec import CHECKPOINTS_DIR, METRICS_FILE, RESULT_FILE, STOP_FILE, TrainSpec
 
@@ -41,6 +41,7 @@ class Loop:
         )
         self.num_steps = min(self.config.num_epochs * self.order.steps_per_epoch, self.config.max_steps or sys.maxsize)
         self.engine = engines.build(spec)
+        self.part = training_part(spec, self.engine, self.num_steps)
         self.objective = Objective(self.engine.module)
         self.checkpoints_dir = self.out / CHECKPOINTS_DIR
         self.saved_at = time.monotonic()
@@ -50,7 +51,7 @@ class Loop:
         """Train to the end, or until asked to stop; then there is a checkpoint and no result."""
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._ask_to_stop)
-        position = checkpoints.resume(self.engine, self.checkpoints_dir)
+        position = checkpoints.resume(self.engine, self.part, self.checkpoints_dir)
         if self.is_first:
             self.out.progress(position.step, self.num_steps)
         if position.validation_loss_start is None:
@@ -60,7 +61,7 @@ class Loop:
             position = self.step(position)
             save, stop = self._agree(position)
             if save or stop:
-                checkpoints.save(self.engine, position, self.checkpoints_dir)
+                checkpoints.save(self.engine, self.part, position, self.checkpoints_dir)
                 self.saved_at = time.monotonic()
             if stop:
                 return
@@ -70,9 +71,10 @@ class Loop:
         """One step of the optimizer over one global batch. Raises StepFailed if the loss is not finite."""
         began = time.perf_counter()
         rows = self.order.rows(position.step)
-        rate = self.config.learning_rate * learning_rate_factor(
+        scheduled = self.config.learning_rate * learning_rate_factor(
             position.step, self.num_steps, self.config.warmup_ratio, self.config.schedule
         )
+        rate = scheduled * self.part.rate_factor(position.step)
         engines.set_learning_rate(self.engine, rate)
         loss, norm = self._accumulate(rows, position.step)
         seconds = time.perf_counter() - began
@@ -106,7 +108,10 @@ class Loop:
             if number < len(passes):
                 self.engine.step()
         self._require_finite(total, rows, step)
-        return float(total), engines.finish_step(self.engine)
+        self.part.gradients_complete(step)
+        norm = engines.finish_step(self.engine)
+        self.part.step_done(step, norm)
+        return float(total), norm
 
     def _require_finite(self, loss: torch.Tensor, rows: np.ndarray, step: int) -> None:
         """Sum the loss over all processes, in place."""
@@ -166,12 +171,11 @@ class Loop:
 
     def _finish(self, position: Position) -> None:
         validation_loss = self.validation_loss()
-        engines.save_adapter(self.engine, self.out.path)
+        engines.save(self.engine, self.part, self.spec)
         memory = torch.tensor(float(_peak_memory_bytes(self.spec.device)), dtype=torch.float64)
         _sum_over_processes(memory, self.engine.device)
         if not self.is_first:
             return
-        shutil.copyfile(self.spec.adapter_dir / CONFIG_FILE, self.out / CONFIG_FILE)
         shutil.copyfile(self.spec.tokens_dir / "template.json", self.out / "template.json")
         losses = [json.loads(line)["loss"] for line in (self.out / METRICS_FILE).read_text().splitlines()]
         trained = [parameter for parameter in self.engine.module.parameters() if parameter.requires_grad]

@@ -1,0 +1,52 @@
+"""Many training runs in one launch: `python -m torch.distributed.run ... -m tests.stages.training_runs RUNS`.
+
+RUNS is a JSON file with a list of {"spec": a TrainSpec as JSON text, "checkpoint": null or where it goes on from}.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed import comm
+
+from stages._training import engine as engines
+from stages._training.loop import Loop
+from stages._training.spec import CHECKPOINTS_DIR, METRICS_FILE, TrainSpec
+
+
+def partition_everything() -> None:
+    """ZeRO-3 keeps small parameters whole on every process: all of a tiny model's, and then nothing is tested."""
+    usual = engines.deepspeed_config
+
+    def config(spec: TrainSpec, num_processes: int) -> dict[str, Any]:
+        settings = usual(spec, num_processes)
+        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return settings
+
+    engines.deepspeed_config = config
+
+
+def main(runs_file: str) -> None:
+    runs = json.loads(Path(runs_file).read_text())
+    specs = [TrainSpec.model_validate_json(run["spec"]) for run in runs]
+    engines.start_processes(specs[0])
+    partition_everything()
+    for run, spec in zip(runs, specs, strict=True):
+        torch.manual_seed(spec.config.seed * 1_000_003 + comm.get_rank())
+        if run["checkpoint"] and comm.get_rank() == 0:
+            go_on_from(Path(run["checkpoint"]), spec)
+        comm.barrier()
+        Loop(spec).run()
+
+
+def go_on_from(checkpoint: Path, spec: TrainSpec) -> None:
+    """Put the checkpoint and the metrics of another run into a new run's folder, as if it had been killed."""
+    shutil.copytree(checkpoint, spec.out / CHECKPOINTS_DIR / checkpoint.name)
+    shutil.copyfile(checkpoint.parents[1] / METRICS_FILE, spec.out / METRICS_FILE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
