@@ -18,12 +18,11 @@ from stages._adaptation.exporting import exact_update
 from stages._adaptation.low_rank import LowRank
 from stages._adaptation.merging import Sources, Update, load_trained, read_updates
 from stages._adaptation.probe import load_model
-from stages._adaptation.start import read_adapter, start_one, targeted_weights, write_description
-from stages._peft.load import save_factors
-from stages._weights.matrix import FileMatrix
+from stages._adaptation.start import read_adapter
 from stages.adapters import methods
 from stages.adapters.base import AdapterConfig, Factors
 from tests.stages.conftest import artifact
+from tests.stages.trained_adapter import export, trained
 
 ADAPTERS = sorted(name for name, module in methods().items() if issubclass(module.Config, AdapterConfig))
 SOURCE = {"kind": "hub", "name": "someone/something", "revision": "0" * 40}
@@ -42,14 +41,6 @@ CASES = [
 ]
 
 
-class Matrix(FileMatrix):
-    """With a gradient, for the methods that ask for one."""
-
-    def gradient(self) -> torch.Tensor:
-        """Random numbers."""
-        return torch.randn(self.shape, generator=torch.Generator().manual_seed(2))
-
-
 @pytest.fixture
 def model(tiny_model_dir: Path, tmp_path: Path) -> Artifact:
     """The tiny model, as prepare_model leaves one."""
@@ -57,32 +48,6 @@ def model(tiny_model_dir: Path, tmp_path: Path) -> Artifact:
     shutil.copytree(tiny_model_dir, folder)
     (folder / "manifest.json").write_text(json.dumps({"config": {"source": SOURCE}}))
     return artifact(folder, "prepare_model", "a" * 64)
-
-
-def trained(model: Artifact, tmp_path: Path, method: str, **options) -> Sources:
-    """A started adapter, and one that looks trained: every factor moved a little."""
-    init, result = tmp_path / "init", tmp_path / "trained"
-    adapter = methods()[method].Config.model_validate({"method": method, "rank": 8, **options})
-    init.mkdir(parents=True)
-    weights = {name: Matrix(each.stored) for name, each in targeted_weights(model.path, adapter).items()}
-    save_factors({name: start_one(name, weight, adapter, seed=0) for name, weight in weights.items()}, init)
-    write_description(adapter, model.path, sorted(weights), init)
-    shutil.copytree(init, result)
-    generator = torch.Generator().manual_seed(5)
-    tensors = load_file(init / "adapter_model.safetensors")
-    moved = {name: t + 0.05 * torch.randn(t.shape, generator=generator) for name, t in sorted(tensors.items())}
-    save_file(moved, result / "adapter_model.safetensors")
-    (result / "template.json").write_text("{}")
-    return Sources(model.path, init, result)
-
-
-def export(model: Artifact, sources: Sources, out: Path, resources: Resources, **options) -> dict:
-    """Through the train stage, as the command does it."""
-    out.mkdir(exist_ok=True)
-    inputs = train.Inputs(model=model, tokens=model, adapter=artifact(sources.init_dir, "init_adapter"))
-    result = artifact(sources.trained_dir, "train")
-    wanted = train.Export.model_validate(options)
-    return train.export(train.Config(), inputs, result, Workspace(out), wanted, resources)
 
 
 def logits(network) -> torch.Tensor:

@@ -54,7 +54,7 @@ def test_a_real_server_answers_greedily_as_transformers_does(
 ):
     template = write_template(Chat(kind="chat"), servable_model.path, tmp_path)
     inputs = serve.Inputs(model=servable_model)
-    port = _free_port()
+    port = free_port()
     process = Process(
         serve.command(CONFIG, inputs, Resources(), port),
         tmp_path / "server.log",
@@ -62,7 +62,7 @@ def test_a_real_server_answers_greedily_as_transformers_does(
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait(url, process)
+        wait(url, process)
         answers = _generate(servable_model, template, url, workspace)
     finally:
         process.stop(grace_seconds=10)
@@ -102,14 +102,14 @@ def _compare_with_transformers(answers: list[dict], workspace: Workspace, model:
         assert first["text"] == tokenizer.decode(generated, skip_special_tokens=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
-def _wait(url: str, process: Process) -> None:
+def wait(url: str, process: Process) -> None:
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         assert process.poll(0.5) is None, process.log_tail()
