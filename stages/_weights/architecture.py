@@ -1,6 +1,7 @@
-"""The tensor shapes of a model that is not there yet, from its config.json or a GGUF header. Standard library only.
+"""What is known of a model before it is loaded, from its config.json or a GGUF header: its tensor shapes, and whether
+it says text. Standard library only.
 
-Known for the Llama family (llama, mistral, qwen2, qwen3); for anything else the answer is None, and what would have
+Shapes are known for the Llama family (llama, mistral, qwen2, qwen3); for anything else the answer is None, and what would have
 been checked is checked by the step itself.
 """
 
@@ -12,6 +13,8 @@ from typing import Any, BinaryIO
 
 Shapes = dict[str, tuple[int, ...]]
 _LLAMA_LIKE = {"llama", "mistral", "qwen2", "qwen3"}
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def shapes_of_config(config: Mapping[str, Any]) -> Shapes | None:
@@ -56,6 +59,19 @@ def shapes_of_gguf(file: Path) -> Shapes | None:
         vocabulary=tensors["token_embd.weight"][-1],
         tied="output.weight" not in tensors,
     )
+
+
+def probe_problems(model_dir: Path) -> list[str]:
+    """A line if a model cannot read texts and say what comes next, as far as its files tell."""
+    file = model_dir / "config.json"
+    architectures = (json.loads(file.read_text()).get("architectures") if file.exists() else None) or []
+    if architectures and not any(name.endswith(_LANGUAGE_MODELS) for name in architectures):
+        found = f"found a {architectures[0]}, expected a causal language model"
+    elif not any((model_dir / name).exists() for name in _TOKENIZERS):
+        found = f"found no tokenizer in {model_dir}"
+    else:
+        return []
+    return [f"init.probe: {found}; set init.probe: false, and the start's loss is not measured"]
 
 
 def llama_shapes(

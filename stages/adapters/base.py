@@ -143,6 +143,11 @@ def total_trainable(adapter: AdapterConfig, shapes: Mapping[str, tuple[int, int]
     return sum(adapter.for_module(module).num_trainable(*shapes[module]) for module in modules)
 
 
+def matches(key: str, module: str) -> bool:
+    """Whether a key of `rank_pattern` or `alpha_pattern` means a module: the end of its name, as PEFT looks it up."""
+    return re.match(rf"(.*\.)?({key})$", module) is not None
+
+
 def _matching(pattern: Mapping[str, Any], module: str) -> Any:
-    """The value of the first key that is the end of the module's name, as PEFT looks it up; None if none is."""
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), None)
+    """The value of the first key that means the module; None if none does."""
+    return next((value for key, value in pattern.items() if matches(key, module)), None)
