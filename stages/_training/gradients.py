@@ -20,7 +20,6 @@ from stages._training import whole
 from stages._training.batches import Order, TokenFile, share
 from stages._training.objective import Objective
 from stages._training.spec import GRADIENTS_FILE, RESULT_FILE, GradientSpec
-from stages._weights.index import stored_tensors
 from stages._weights.streaming import StreamWriter
 
 
@@ -90,10 +89,7 @@ def _accumulate(engine: Any, tokens: TokenFile, passes: list[Pass], spec: Gradie
 def _write(engine: Any, spec: GradientSpec) -> None:
     """One weight's gradient at a time; every process takes part, the first one writes."""
     weights = _weights(engine.module, spec)
-    writer = None
-    if comm.get_rank() == 0:
-        stored = stored_tensors(spec.model_dir)
-        writer = StreamWriter(spec.out / GRADIENTS_FILE, {name: stored[name].shape for name in weights})
+    writer = StreamWriter(spec.out / GRADIENTS_FILE, weights) if comm.get_rank() == 0 else None
     for name, weight in weights.items():
         gradient_OI = whole.gradient(weight)
         if writer is not None:

@@ -12,19 +12,14 @@ from pipeline.errors import StepFailed
 from pipeline.stage import Resources, Workspace
 from stages import init_adapter, merge, train
 from stages._adaptation.probe import load_model, mean_loss, probe_tokens
-from stages._training import launch, layout, requirements
+from stages._training import layout, requirements
+from stages._training.spec import CHECKPOINTS_DIR
 from stages._weights.index import shard_files, stored_tensors
 from tests.stages.conftest import artifact, write_tiny_model
-from tests.stages.test_training_methods import NUM_STEPS, STOP_AFTER, losses, run_all, start
+from tests.stages.test_training_methods import RESUMED_AT, losses, make_spec, run_all, start
 
 RESOURCES = Resources(device="cpu", num_processes=2, num_threads=1)
 FULL = {"method": "full"}
-
-
-def config(**options) -> train.Config:
-    return train.Config.model_validate(
-        {"learning_rate": 1e-2, "global_batch_size": 4, "per_device_batch_size": 1, "max_steps": NUM_STEPS, **options}
-    )
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -55,24 +50,30 @@ def test_its_start_is_a_description(tiny_model, workspace, resources):
 
 def test_its_memory_is_that_of_everything_trained():
     size = requirements.Size(num_parameters=10**9, num_trainable=10**9)
-    needed = requirements.need(config(zero_stage=3), layout.Layout(2, 1, 1), size)
+    needed = requirements.need(train.Config(zero_stage=3), layout.Layout(2, 1, 1), size)
     everything = 10**9 * (4 + 4 + 12)  # weights, gradients, optimizer
     assert everything < needed.memory < everything + 3e9
     assert needed.disk == 3 * 16 * 10**9
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["zero2", "zero3"])
-def trained(request, tmp_path_factory, tiny_model_dir, tiny_tokens_dir) -> tuple[train.Inputs, Path, Path]:
-    """(inputs, an uninterrupted run, one that was stopped and resumed)"""
-    root = tmp_path_factory.mktemp(f"full{request.param}")
-    inputs = start(root / "init", FULL, tiny_model_dir, tiny_tokens_dir)
-    whole, resumed, todo = root / "whole", root / "resumed", []
-    for out, stops in ((whole, [None]), (resumed, [STOP_AFTER, None])):
-        out.mkdir()
-        spec = launch.make_spec(config(zero_stage=request.param), inputs, Workspace(out), RESOURCES)
-        todo += [(spec, stop) for stop in stops]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_model_dir, tiny_tokens_dir) -> tuple[train.Inputs, Path]:
+    """(inputs, folder): an uninterrupted and a resumed run of ZeRO stages 2 and 3, from one launch."""
+    root = tmp_path_factory.mktemp("full")
+    inputs, todo = start(root / "init", FULL, tiny_model_dir, tiny_tokens_dir), []
+    for zero_stage in (2, 3):
+        whole, resumed = root / f"whole{zero_stage}", root / f"resumed{zero_stage}"
+        checkpoint = whole / CHECKPOINTS_DIR / f"step-{RESUMED_AT:08d}"
+        todo += [(make_spec(zero_stage, inputs, whole), None), (make_spec(zero_stage, inputs, resumed), checkpoint)]
     run_all(root / "runs.json", todo)
-    return inputs, whole, resumed
+    return inputs, root
+
+
+@pytest.fixture(params=[2, 3], ids=["zero2", "zero3"])
+def trained(request, runs) -> tuple[train.Inputs, Path, Path]:
+    """(inputs, an uninterrupted run, one that went on from its checkpoint)"""
+    inputs, root = runs
+    return inputs, root / f"whole{request.param}", root / f"resumed{request.param}"
 
 
 @pytest.mark.slow
@@ -111,7 +112,7 @@ def test_tensors_of_another_model_are_refused(trained, tmp_path):
     inputs, whole, _ = trained
     other = tmp_path / "other"
     other.mkdir()
-    write_tiny_model(other, hidden_size=32)
+    write_tiny_model(other, intermediate_size=32)
     given = merge.Inputs(model=artifact(other, "prepare_model"), init=inputs.adapter, trained=artifact(whole, "train"))
     with pytest.raises(StepFailed, match="not of one training"):
         merge.run(merge.Config(), given, Workspace(tmp_path), RESOURCES)
