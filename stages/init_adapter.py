@@ -54,8 +54,15 @@ class Inputs(StrictModel):
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
-    """Rank and targets against the model's matrices, when the model is there."""
-    return target_problems(config, _shapes(known["model"])) if "model" in known else []
+    """Rank and targets against the model's matrices, and the probe against its kind, when the model is there."""
+    from stages._weights import architecture, targets
+
+    if "model" not in known or not isinstance(config.adapter, AdapterConfig):
+        return []
+    folder = known["model"].path
+    return targets.folder_problems(folder, config.adapter) + (
+        architecture.probe_problems(folder) if config.probe else []
+    )
 
 
 def target_problems(config: Config, shapes: dict[str, tuple[int, ...]]) -> list[str]:

@@ -1,8 +1,8 @@
 """What is known of a model before it is loaded, from its config.json or a GGUF header: its tensor shapes, and whether
 it says text. Standard library only.
 
-Shapes are known for the Llama family (llama, mistral, qwen2, qwen3); for anything else the answer is None, and what would have
-been checked is checked by the step itself.
+Shapes are known for the Llama family (llama, mistral, qwen2, qwen3); for anything else the answer is None, and what
+would have been checked is checked by the step itself.
 """
 
 import json
@@ -36,8 +36,19 @@ def shapes_of_config(config: Mapping[str, Any]) -> Shapes | None:
 
 def shapes_of_folder(model_dir: Path) -> Shapes | None:
     """The same for a folder with a config.json."""
+    return shapes_of_config(read_config(model_dir))
+
+
+def read_config(model_dir: Path) -> dict[str, Any]:
+    """The content of a folder's config.json; nothing if there is none."""
     file = model_dir / "config.json"
-    return shapes_of_config(json.loads(file.read_text())) if file.exists() else None
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def says_no_text(config: Mapping[str, Any]) -> bool:
+    """Whether a model is known to be no language model, by the name of its class."""
+    architectures = config.get("architectures") or []
+    return bool(architectures) and not any(name.endswith(_LANGUAGE_MODELS) for name in architectures)
 
 
 def shapes_of_gguf(file: Path) -> Shapes | None:
@@ -63,10 +74,9 @@ def shapes_of_gguf(file: Path) -> Shapes | None:
 
 def probe_problems(model_dir: Path) -> list[str]:
     """A line if a model cannot read texts and say what comes next, as far as its files tell."""
-    file = model_dir / "config.json"
-    architectures = (json.loads(file.read_text()).get("architectures") if file.exists() else None) or []
-    if architectures and not any(name.endswith(_LANGUAGE_MODELS) for name in architectures):
-        found = f"found a {architectures[0]}, expected a causal language model"
+    config = read_config(model_dir)
+    if says_no_text(config):
+        found = f"found a {config['architectures'][0]}, expected a causal language model"
     elif not any((model_dir / name).exists() for name in _TOKENIZERS):
         found = f"found no tokenizer in {model_dir}"
     else:

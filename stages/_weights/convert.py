@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from pipeline.errors import UserError
 from pipeline.stage import Workspace
 from stages._weights.folder import SMALL_FILES, copy_small_files, state_dtype
-from stages._weights.index import shard_files
+from stages._weights.index import shard_files, stored_tensors
+from stages._weights.naming import loaded_names
 from stages._weights.sources import gguf_file
 from stages._weights.writing import ShardWriter
 
@@ -42,8 +43,9 @@ def _tensors(source: Source, target: Path) -> Iterator[tuple[str, torch.Tensor]]
 
 def _from_folder(folder: Path, target: Path) -> Iterator[tuple[str, torch.Tensor]]:
     copy_small_files(folder, target)
+    names = loaded_names(folder, stored_tensors(folder))
     for shard in shard_files(folder):
-        yield from load_file(shard).items()
+        yield from ((names[name], tensor) for name, tensor in load_file(shard).items())
 
 
 def _download(source: Hub) -> Path:

@@ -1,5 +1,6 @@
 """Why an adapter cannot go on a weight that its targets name. Standard library only."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ _HEADS = {"shared", "lm_head", "embed_out", "score", "classifier"}
 _FLOATS = {"F64", "F32", "BF16", "F16"}
 _PACKED = {"qweight", "weight_packed"}
 """What GPTQ, AWQ and compressed-tensors call a quantised weight."""
+_EXPERT = re.compile(r"(^|\.)experts\.\d+\.")
 _CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"}
 _CONV1D_LAYERS = {"c_attn", "q_attn", "c_fc", "c_proj"}
 """Where transformers has its own `Conv1D` (transformers.pytorch_utils), and the names it has there."""
@@ -59,6 +61,10 @@ def _reason(module: str, kind: str, shape: tuple[int, ...], dtype: str | None, t
     if len(shape) > 2:
         size = " x ".join(map(str, shape))
         return f"{size}, expected a matrix; name others (fused experts of a mixture cannot have an adapter)"
+    if _EXPERT.search(module):
+        return (
+            "one expert of a mixture, which transformers fuses with the others; name layers that all tokens go through"
+        )
     if len(shape) == 2 and dtype not in _FLOATS | {None}:
         return f"stored as {dtype}, expected float weights; start from the unquantised model"
     if transposed and _last(module) in _CONV1D_LAYERS:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from stages import _hub
-from stages._weights.architecture import Shapes, shapes_of_folder, shapes_of_gguf
+from stages._weights.architecture import Shapes, read_config, says_no_text, shapes_of_folder, shapes_of_gguf
 from stages._weights.index import stored_tensors
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ def _local_problems(source: Local) -> list[str]:
 
 def _local_shapes(folder: Path) -> Shapes | None:
     try:
+        if says_no_text(read_config(folder)):
+            return None  # its tensors may get other names, see stages._weights.naming
         return {name: tensor.shape for name, tensor in stored_tensors(folder).items()}
     except (UserError, OSError, json.JSONDecodeError):
         return None

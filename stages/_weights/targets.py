@@ -5,13 +5,13 @@ model: it gets one adapter, whose factors the parts share.
 """
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from stages._weights import refusals
+from stages._weights.architecture import read_config
 from stages._weights.index import stored_tensors
 from stages.adapters.base import AdapterConfig, matches
 
@@ -77,12 +77,11 @@ def problems(
 def folder_problems(model_dir: Path, adapter: AdapterConfig) -> list[str]:
     """The same for a model folder in the hub's layout."""
     stored = stored_tensors(model_dir)
-    file = model_dir / "config.json"
     return problems(
         {name: tensor.shape for name, tensor in stored.items()},
         adapter,
         {name: tensor.dtype for name, tensor in stored.items()},
-        json.loads(file.read_text()) if file.exists() else None,
+        read_config(model_dir),
     )
 
 

@@ -45,7 +45,9 @@ NUM_MATRICES = 14
 
 
 def adapter_of(case: str) -> AdapterConfig:
-    return TypeAdapter(AnyAdapter).validate_python({"rank": RANK, **CASES[case]})
+    checked = TypeAdapter(AnyAdapter).validate_python({"rank": RANK, **CASES[case]})
+    assert isinstance(checked, AdapterConfig)
+    return checked
 
 
 # ---- in the two processes

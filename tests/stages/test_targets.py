@@ -5,6 +5,7 @@ import json
 import pytest
 from pydantic import TypeAdapter
 
+from pipeline.stage import Resources
 from stages import init_adapter
 from stages._weights import targets
 from stages.adapters import AnyAdapter
@@ -29,7 +30,9 @@ EXPERTS = {**LLAMA, "model.layers.0.mlp.experts.gate_up_proj": (4, 8, 32)}
 
 
 def adapter(**options) -> AdapterConfig:
-    return TypeAdapter(AnyAdapter).validate_python({"method": "nlora", "rank": 2, **options})
+    checked = TypeAdapter(AnyAdapter).validate_python({"method": "nlora", "rank": 2, **options})
+    assert isinstance(checked, AdapterConfig)
+    return checked
 
 
 def line(shapes, dtypes=None, model_config=None, **options) -> str:
@@ -60,6 +63,12 @@ def test_fused_experts_are_refused(chosen):
     said = line(EXPERTS, targets=chosen)
     assert "model.layers.0.mlp.experts.gate_up_proj is 4 x 8 x 32, expected a matrix" in said
     assert targets.problems(EXPERTS, adapter()) == []  # they are no linear layers
+
+
+def test_single_experts_are_refused():
+    expert = "model.layers.0.block_sparse_moe.experts.1.w1"
+    assert f"{expert} is one expert of a mixture" in line({**LLAMA, f"{expert}.weight": (16, 8)})
+    assert targets.problems({**LLAMA, f"{expert}.weight": (16, 8)}, adapter(targets=["o_proj"])) == []
 
 
 @pytest.mark.parametrize("dtype", ["U8", "I8", "F8_E4M3"])
@@ -121,5 +130,5 @@ def test_the_stage_looks_at_the_model_s_files(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
     (tmp_path / "tokenizer.json").write_text("{}")
     config = init_adapter.Config(adapter=adapter())
-    (said,) = init_adapter.preflight(config, None, {"model": artifact(tmp_path, "prepare_model")})
+    (said,) = init_adapter.preflight(config, Resources(), {"model": artifact(tmp_path, "prepare_model")})
     assert "Conv1D" in said
