@@ -1,5 +1,7 @@
 """Small weights and the starts that methods make of them."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import settings
@@ -8,19 +10,22 @@ from pydantic import TypeAdapter, ValidationError
 
 from stages._adaptation.start import generator_for
 from stages._weights.matrix import TensorMatrix
-from stages.adapters import AnyAdapter, algebra, initializer
-from stages.adapters.base import AdapterConfig, Factors
+from stages.adapters import AnyAdapter, algebra, initializer, methods
+from stages.adapters.base import Factors
 
 RANK = 4
-_ADAPTER = TypeAdapter(AnyAdapter)
+_METHODS, _ADAPTER = methods(), TypeAdapter(AnyAdapter)
 SHAPES = [(12, 12), (20, 12), (12, 20)]
 
 quickly = settings(max_examples=30, deadline=None, database=None, derandomize=True)
 """Of a property test: the same examples every time."""
 
 
-def config(method: str, **options) -> AdapterConfig:
-    return _ADAPTER.validate_python({"method": method, "rank": RANK, **options})
+def config(method: str, **options) -> Any:
+    """A method's configuration; without more options of rank RANK, and with 1 for what else has no default."""
+    fields = _METHODS[method].Config.model_fields if method in _METHODS else {}
+    needed = {name: RANK if name == "rank" else 1 for name, field in fields.items() if field.is_required()}
+    return _ADAPTER.validate_python({**needed, "method": method, **options})
 
 
 def start(method: str, weight_OI: torch.Tensor, seed: int = 0, **options) -> Factors:
@@ -29,12 +34,12 @@ def start(method: str, weight_OI: torch.Tensor, seed: int = 0, **options) -> Fac
 
 
 def refusal(method: str, **options) -> str:
-    """The one line with which a configuration is refused."""
+    """What a configuration is refused with: the field and one line, for each thing that its value might have been."""
     with pytest.raises(ValidationError) as caught:
         config(method, **options)
-    (problem,) = caught.value.errors()
-    assert "\n" not in problem["msg"]
-    return f"{'.'.join(str(part) for part in problem['loc'][1:])} {problem['msg']}".strip()
+    problems = caught.value.errors()
+    assert not any("\n" in problem["msg"] for problem in problems)
+    return "\n".join(".".join(map(str, problem["loc"][1:])) + f" {problem['msg']}" for problem in problems).strip()
 
 
 def random_weight(num_out: int, num_in: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
@@ -44,6 +49,18 @@ def random_weight(num_out: int, num_in: int, dtype: torch.dtype = torch.float64,
 def update(factors: Factors, scale: float = 1.0) -> torch.Tensor:
     """S B N A in float64."""
     return algebra.product(factors, scale, torch.float64)
+
+
+def explicit(factors: Factors) -> torch.Tensor:
+    """B N A written out; in the order BAN, B A with N on the first R inputs."""
+    a, core, b = factors.A_RI, factors.N_RR, factors.B_OR
+    if core is None:
+        return b @ a
+    core = torch.diag(core) if core.dim() == 1 else core
+    if factors.order == "BNA":
+        return b @ core @ a
+    everywhere = torch.block_diag(core, torch.eye(a.shape[1] - len(core), dtype=a.dtype))
+    return b @ a @ everywhere
 
 
 def error(weight_OI: torch.Tensor, factors: Factors) -> float:

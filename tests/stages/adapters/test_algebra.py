@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stages.adapters import algebra
 from stages.adapters.base import Factors
-from tests.stages.adapters.matrices import quickly, random_weight, start, update
+from tests.stages.adapters.matrices import explicit, quickly, random_weight, start, update
 
 CORES = ["none", "diagonal", "BNA", "BAN"]
 
@@ -22,19 +22,6 @@ def some_factors(core: str, num_out: int = 14, num_in: int = 9, rank: int = 4, s
         B_OR=random_weight(num_out, rank, seed=seed + 3),
         order="BAN" if core == "BAN" else "BNA",
     )
-
-
-def explicit(factors: Factors) -> torch.Tensor:
-    """B N A, or B A N with N on the first R inputs, written out."""
-    a, core, b = factors.A_RI, factors.N_RR, factors.B_OR
-    if core is None:
-        return b @ a
-    core = torch.diag(core) if core.dim() == 1 else core
-    if factors.order == "BNA":
-        return b @ core @ a
-    everywhere = torch.eye(a.shape[1], dtype=a.dtype)
-    everywhere[: len(core), : len(core)] = core
-    return b @ a @ everywhere
 
 
 @quickly

@@ -1,60 +1,45 @@
-"""Three-factor adapters inside PEFT: outputs, gradients, saving, merging, freezing."""
+"""Layers with a core inside PEFT: outputs, gradients, saving, merging, switching."""
 
 import itertools
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft import LoraConfig, PeftModel
 
-from stages._peft.config import StructuredLoraConfig, read_config
+from stages._peft.config import read_config
 from stages._peft.layer import add_update
-from stages._peft.load import adapted_layers, load_adapter, subtract_update
+from stages._peft.load import load_adapter, subtract_update
+from tests.stages.adapters.layers import (
+    DORA_FORMS,
+    FORMS,
+    NUM_IN,
+    NUM_OUT,
+    Net,
+    adapted,
+    adapted_lengths,
+    formula,
+    gradients,
+    gradients_are_finite_differences,
+    inputs,
+    layer_of,
+    randomize,
+)
 
-RANK, NUM_IN, NUM_OUT = 4, 10, 14
-
-
-class Net(nn.Module):
-    """Two linear layers, in float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.first = nn.Linear(NUM_IN, NUM_OUT, dtype=torch.float64)
-        self.second = nn.Linear(NUM_OUT, NUM_IN, dtype=torch.float64)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(torch.tanh(self.first(x)))
-
-
-def adapted(init: str, **options) -> PeftModel:
-    config = StructuredLoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules=["first", "second"], init_lora_weights=init, **options
-    )
-    return get_peft_model(Net(), config)
+every_form = pytest.mark.parametrize(("method", "options"), FORMS + DORA_FORMS)
 
 
-def randomize(model: PeftModel) -> PeftModel:
-    """Give every factor a value, as training would."""
-    with torch.no_grad():
-        for number, (name, parameter) in enumerate(model.named_parameters()):
-            if ".lora_" in name:
-                generator = torch.Generator().manual_seed(number)
-                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    return model
-
-
-def inputs(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, NUM_IN, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-
-
-@pytest.mark.parametrize("num_tokens", [3, 12, 40])
-@pytest.mark.parametrize(("num_in", "num_out"), [(10, 14), (14, 10)])
+@pytest.mark.parametrize("num_tokens", [2, 6])
+@pytest.mark.parametrize(("num_in", "num_out"), [(3, 5), (5, 3)])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_every_order_of_products_gives_the_same_sum_and_gradients(num_tokens, num_in, num_out, scale):
+@pytest.mark.parametrize("only_core", [False, True])
+def test_every_order_of_products_gives_the_same_sum_and_gradients(num_tokens, num_in, num_out, scale, only_core):
     generator = torch.Generator().manual_seed(0)
-    shapes = [(num_tokens, num_out), (num_tokens, num_in), (RANK, num_in), (RANK, RANK), (num_out, RANK)]
-    tensors = [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
+    shapes = [(num_tokens, num_out), (num_tokens, num_in), (2, num_in), (2, 2), (num_out, 2)]
+    trained = [True, True, not only_core, True, not only_core]
+    tensors = [
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=wanted)
+        for shape, wanted in zip(shapes, trained, strict=True)
+    ]
 
     def plain(result, x, a, n, b):
         return result + scale * x @ a.T @ n.T @ b.T
@@ -66,31 +51,57 @@ def test_every_order_of_products_gives_the_same_sum_and_gradients(num_tokens, nu
     assert torch.autograd.gradcheck(ours, tensors)
 
 
-@pytest.mark.parametrize("init", ["n_lora", "s_lora", "int_tune"])
-def test_output_is_the_formula(init):
-    model = randomize(adapted(init))
-    net, x = Net(), inputs(2, 5)
-    layers = dict(adapted_layers(model))
-
-    def layer(name: str, base: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        a, n, b = (getattr(layers[name], f"lora_{factor}")["default"].weight for factor in "ANB")
-        return base(x) + 2.0 * x @ a.T @ n.T @ b.T
-
-    expected = layer("second", net.second, torch.tanh(layer("first", net.first, x)))
-    assert torch.allclose(model(x), expected, atol=1e-12)
+@every_form
+@pytest.mark.parametrize(("name", "width"), [("first", NUM_IN), ("second", NUM_OUT)])
+@pytest.mark.parametrize("shape", [(3,), (2, 20)])
+def test_output_is_the_formula(method, options, name, width, shape):
+    layer, x = layer_of(method, name, **options), inputs(*shape, width=width)
+    assert torch.allclose(layer(x), formula(layer, x), atol=1e-12)
 
 
-def test_starts_follow_the_reference_formulas():
-    layer = dict(adapted_layers(adapted("n_lora")))["first"]
-    weight = Net().first.weight
-    assert torch.equal(layer.lora_A["default"].weight, weight[:RANK])
-    assert torch.equal(layer.lora_N["default"].weight, weight[:RANK, :RANK])
-    assert torch.equal(layer.lora_B["default"].weight, weight[:, :RANK])
-    assert torch.equal(adapted("s_lora")(inputs(3)), Net()(inputs(3)))
+@pytest.mark.parametrize(("method", "options"), FORMS)
+@pytest.mark.parametrize(("name", "width"), [("first", NUM_IN), ("second", NUM_OUT)])
+@pytest.mark.parametrize("num_tokens", [3, 20])
+def test_gradients_are_finite_differences(method, options, name, width, num_tokens):
+    layer = layer_of(method, name, **options)
+    assert gradients_are_finite_differences(layer, inputs(num_tokens, width=width))
 
 
-def test_peft_saves_and_loads_all_three_factors(tmp_path):
-    model = randomize(adapted("n_lora"))
+@pytest.mark.parametrize(("method", "options"), DORA_FORMS)
+def test_doras_gradients_take_the_rows_lengths_for_constant(method, options):
+    """As DoRA's authors advise (section 4.3) and PEFT does: exact for inputs and trained lengths; for the factors,
+    the gradient of the formula with ||W + s B N A|| held fixed, and not its full gradient.
+    """
+    layer, x = layer_of(method, **options), inputs(6)
+    assert gradients_are_finite_differences(layer, inputs(6), only="magnitude")
+    found = gradients(layer, layer(x))
+    held = gradients(layer, formula(layer, x, adapted_lengths(layer).detach()))
+    full = gradients(layer, formula(layer, x))
+    assert len(found) == 4
+    for name, gradient in found.items():
+        assert torch.allclose(gradient, held[name], atol=1e-10)
+        assert torch.allclose(gradient, full[name], atol=1e-10) == ("magnitude" in name)
+
+
+@every_form
+def test_dropout_is_of_the_updates_input(method, options):
+    layer, x = layer_of(method, dropout=0.5, **options), inputs(6)
+    layer.eval()
+    assert torch.allclose(layer(x), formula(layer, x), atol=1e-12)
+    if options.get("dora"):
+        return  # with dropout PEFT's DoRA drops from the base's part too: see the comparison with PEFT
+    layer.train()
+    torch.manual_seed(1)
+    found = layer(x)
+    torch.manual_seed(1)
+    dropped = torch.nn.functional.dropout(x, 0.5)
+    expected = formula(layer, dropped) + layer.base_layer(x) - layer.base_layer(dropped)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+@every_form
+def test_peft_saves_and_loads_all_factors(method, options, tmp_path):
+    model = randomize(adapted(method, **options))
     model.save_pretrained(tmp_path)
     again = load_adapter(Net(), tmp_path)
     assert isinstance(again, PeftModel)
@@ -100,28 +111,31 @@ def test_peft_saves_and_loads_all_three_factors(tmp_path):
     assert torch.equal(model(inputs(3)), direct(inputs(3)))
 
 
-def test_plain_peft_refuses_instead_of_dropping_the_core(tmp_path):
-    adapted("n_lora").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="n_lora"):
+@pytest.mark.parametrize(("method", "init"), [("slora", "s_lora"), ("nlora", "n_lora"), ("inttune", "int_tune")])
+def test_plain_peft_refuses_instead_of_dropping_the_core(method, init, tmp_path):
+    adapted(method).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=init):
         PeftModel.from_pretrained(Net(), tmp_path)
 
 
-def test_merge_unmerge_and_disable():
-    model, x = randomize(adapted("s_lora")), inputs(3)
+@every_form
+def test_merge_unmerge_and_disable(method, options):
+    model, x = randomize(adapted(method, **options)), inputs(3)
     expected = model(x)
     with model.disable_adapter():
         assert torch.equal(model(x), Net()(x))
     model.merge_adapter()
-    assert torch.allclose(model(x), expected, atol=1e-12)
+    assert torch.allclose(model(x), expected, atol=1e-11)
     model.unmerge_adapter()
-    assert torch.allclose(model(x), expected, atol=1e-12)
+    assert torch.allclose(model(x), expected, atol=1e-11)
     merged = model.merge_and_unload(safe_merge=True)
     assert isinstance(merged, Net)
-    assert torch.allclose(merged(x), expected, atol=1e-12)
+    assert torch.allclose(merged(x), expected, atol=1e-11)
 
 
-def test_two_adapters_side_by_side():
-    model, x = randomize(adapted("n_lora")), inputs(3)
+@every_form
+def test_two_adapters_side_by_side(method, options):
+    model, x = randomize(adapted(method, **options)), inputs(3)
     expected = model(x)
     model.add_adapter("plain", LoraConfig(r=2, target_modules=["first"]))
     assert torch.equal(model(x), expected)
@@ -132,33 +146,9 @@ def test_two_adapters_side_by_side():
     model.delete_adapter("default")
 
 
-def test_inttune_trains_the_core_alone(tmp_path):
-    model = adapted("int_tune")
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert trained
-    assert all(".lora_N." in name for name in trained)
-    model.save_pretrained(tmp_path)
-    again = load_adapter(Net(), tmp_path, trainable=True)
-    assert trained == [name for name, parameter in again.named_parameters() if parameter.requires_grad]
-
-
-@pytest.mark.parametrize(("init", "keeps_inputs"), [("n_lora", True), ("int_tune", False)])
-def test_inttune_keeps_no_inputs_for_backward(init, keeps_inputs):
-    model, x = randomize(adapted(init)).get_submodule("base_model.model.first"), inputs(6)
-    kept: list[torch.Size] = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append(tensor.shape)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(x)
-    assert (torch.Size([6, NUM_IN]) in kept) == keeps_inputs
-
-
-@pytest.mark.parametrize("init", ["n_lora", "int_tune"])
-def test_subtracting_the_start_gives_the_base_model(init):
-    model, x = adapted(init), inputs(3)
+@pytest.mark.parametrize(("method", "options"), [form for form in FORMS if form[0] != "slora"])
+def test_subtracting_the_start_gives_the_base_model(method, options):
+    model, x = adapted(method, **options), inputs(3)
     assert not torch.allclose(model(x), Net()(x))
     model.float()
     subtract_update(model)
@@ -166,7 +156,7 @@ def test_subtracting_the_start_gives_the_base_model(init):
 
 
 def test_mixed_precision_keeps_the_dtype_of_the_base():
-    model = randomize(adapted("n_lora"))
+    model = randomize(adapted("nlora"))
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(torch.float32 if ".lora_" in name else torch.bfloat16)
     for module, shape in itertools.product(("first",), [(3,), (2, 3)]):
