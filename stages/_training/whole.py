@@ -78,6 +78,12 @@ def set_optimizer_state(engine: Any, parameter: torch.nn.Parameter, key: str, va
         engine.basic_optimizer.state[parameter][key].copy_(value)
 
 
+def forget_step_count(engine: Any) -> None:
+    """Let the optimizer correct its running means for their short history, as at its start."""
+    for state in engine.basic_optimizer.state.values():
+        state["step"].zero_()
+
+
 def _is_partitioned(parameter: torch.nn.Parameter) -> bool:
     return hasattr(parameter, "ds_id")
 

@@ -14,14 +14,14 @@ from deepspeed import comm
 
 from stages._training import engine as engines
 from stages._training.loop import Loop
-from stages._training.spec import CHECKPOINTS_DIR, METRICS_FILE, TrainSpec
+from stages._training.spec import CHECKPOINTS_DIR, METRICS_FILE, TrainSpec, WorkerSpec
 
 
 def partition_everything() -> None:
     """ZeRO-3 keeps small parameters whole on every process: all of a tiny model's, and then nothing is tested."""
     usual = engines.deepspeed_config
 
-    def config(spec: TrainSpec, num_processes: int) -> dict[str, Any]:
+    def config(spec: WorkerSpec, num_processes: int) -> dict[str, Any]:
         settings = usual(spec, num_processes)
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return settings
