@@ -149,6 +149,8 @@ def _plain(name: str) -> str:
 def _require_startable(model: PeftModel, layers: dict[str, Linear], adapter: AdapterConfig) -> None:
     if adapter.NEEDS_GRADIENT:
         raise UserError(f"{adapter.method}: needs the loss's gradient; start it from files, with the init stage")
+    if not layers:
+        raise UserError("the model has no linear layer with an adapter; make it with get_peft_model")
     found, expected = model.active_peft_config, peft_config(adapter, list(layers))
     for key in ("init_lora_weights", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_dora", "core_order"):
         got, wanted = getattr(found, key, None), getattr(expected, key, None)

@@ -30,7 +30,7 @@ class StructuredLoraConfig(LoraConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._register_custom_module({nn.Linear: structured_linear})
+        self._register_custom_module({nn.Module: structured_layer})
 
     @classmethod
     def from_peft_type(cls, **values: Any) -> "StructuredLoraConfig":
@@ -38,18 +38,19 @@ class StructuredLoraConfig(LoraConfig):
         return cls(**values) if values.get("peft_type", "LORA") == "LORA" else super().from_peft_type(**values)
 
 
-def structured_linear(target: nn.Module, adapter_name: str, config: LoraConfig, **options: Any) -> nn.Module | None:
-    """Our layer around a linear one; None, and so PEFT's own layers, around a quantised one.
+def structured_layer(target: nn.Module, adapter_name: str, config: LoraConfig, **options: Any) -> nn.Module | None:
+    """Our layer around a linear one; None, and so PEFT's own layers, around a quantised one or any other.
 
-    Quantised weights are parameters of a class of their own. Raises UserError where only ours would do.
+    Quantised weights are parameters of a class or a dtype of their own. Raises UserError where only ours would do.
     """
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-    if type(base.weight) is nn.Parameter and base.weight.dtype in TORCH_DTYPE.values():
+    dtype = base.weight.dtype if type(getattr(base, "weight", None)) is nn.Parameter else None
+    if isinstance(base, nn.Linear) and dtype in TORCH_DTYPE.values():
         return StructuredLinear(target, adapter_name, config=config, **options)
     if config.init_lora_weights in OURS:
         raise UserError(
-            f"init_lora_weights: found {config.init_lora_weights!r} on a quantised {type(base).__name__}; "
-            "use an unquantised base, or init_lora_weights=True"
+            f"{options.get('target_name')}: init_lora_weights={config.init_lora_weights!r} takes linear layers of float "
+            f"weights, found {type(base).__name__} of {dtype or 'another kind'}; leave it out of target_modules"
         )
     return None
 

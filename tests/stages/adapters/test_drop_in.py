@@ -13,8 +13,11 @@ import pytest
 import torch
 from peft import PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
+from pipeline.errors import UserError
 from stages import adapters
 from stages.adapters.drop_in import LoraConfig
 from tests.stages import two_processes
@@ -22,6 +25,15 @@ from tests.stages.conftest import write_tiny_model
 
 TARGETS = ["q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA, NUM_STEPS = 8, 16, 12
+
+
+class QuantisedParameter(nn.Parameter):
+    """As bitsandbytes has them: numbers that mean something else."""
+
+
+def with_weight(layer: nn.Module, weight: nn.Parameter) -> nn.Module:
+    layer.weight = weight
+    return layer
 
 
 def config_of(init: bool | str, **options: Any) -> LoraConfig:
@@ -190,6 +202,27 @@ def test_nothing_of_peft_is_changed(tiny_model_dir, tmp_path):
     assert peft.LoraConfig is not LoraConfig
     with pytest.raises(ValueError, match="n_lora"):  # not loaded without its core
         PeftModel.from_pretrained(load_base(tiny_model_dir), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Embedding(8, 8),
+        Conv1D(8, 8),
+        with_weight(nn.Linear(8, 8), nn.Parameter(torch.zeros(8, 8, dtype=torch.int8), requires_grad=False)),
+        with_weight(nn.Linear(8, 8), QuantisedParameter(torch.zeros(8, 8))),
+    ],
+)
+def test_layers_that_are_not_plainly_linear_are_left_to_peft(layer):
+    model = nn.ModuleDict({"layer": layer})
+    options: dict[str, Any] = {"r": 2, "target_modules": ["layer"]}
+    for init in ("n_lora", "s_lora"):
+        with pytest.raises(UserError, match=f"layer: init_lora_weights='{init}' takes linear layers"):
+            get_peft_model(copy.deepcopy(model), LoraConfig(init_lora_weights=init, **options))
+    ours, theirs = (
+        get_peft_model(copy.deepcopy(model), config_class(**options)) for config_class in (LoraConfig, peft.LoraConfig)
+    )
+    assert [type(module) for module in ours.modules()] == [type(module) for module in theirs.modules()]
 
 
 def test_it_is_no_method_and_costs_nothing_to_import():
