@@ -1,5 +1,7 @@
 """A net of two linear layers, adapted by the methods whose layers are ours."""
 
+from typing import Any
+
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
@@ -11,8 +13,16 @@ from tests.stages.adapters.matrices import RANK, config, explicit
 
 NUM_IN, NUM_OUT = 10, 14
 SCALE = 2.0
-FORMS = [("slora", {}), ("slora", {"order": "BAN"}), ("nlora", {}), ("nlora", {"order": "BAN"}), ("inttune", {})]
-DORA_FORMS = [(method, {"dora": True, "order": order}) for method in ("slora", "nlora") for order in ("BNA", "BAN")]
+FORMS: list[tuple[str, dict[str, Any]]] = [
+    ("slora", {}),
+    ("slora", {"order": "BAN"}),
+    ("nlora", {}),
+    ("nlora", {"order": "BAN"}),
+    ("inttune", {}),
+]
+DORA_FORMS: list[tuple[str, dict[str, Any]]] = [
+    (method, {"dora": True, "order": order}) for method in ("slora", "nlora") for order in ("BNA", "BAN")
+]
 
 
 class Net(nn.Module):

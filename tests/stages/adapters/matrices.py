@@ -28,7 +28,8 @@ def config(method: str, **options) -> Any:
     return _ADAPTER.validate_python({**needed, "method": method, **options})
 
 
-def start(method: str, weight_OI: torch.Tensor, seed: int = 0, **options) -> Factors:
+def start(method: str, weight_OI: torch.Tensor, seed: int = 0, **options) -> Any:
+    """A method's factors for a weight."""
     chosen = config(method, **options)
     return initializer(chosen)(TensorMatrix(weight_OI), chosen, generator_for("layer.q_proj", seed))
 
@@ -42,7 +43,7 @@ def refusal(method: str, **options) -> str:
     return "\n".join(".".join(map(str, problem["loc"][1:])) + f" {problem['msg']}" for problem in problems).strip()
 
 
-def random_weight(num_out: int, num_in: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
+def random_weight(num_out: int, num_in: int, *, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
     return torch.randn(num_out, num_in, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 

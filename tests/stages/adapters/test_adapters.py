@@ -32,7 +32,7 @@ def test_a_method_is_a_file_with_a_config_of_its_name():
 
 @pytest.mark.parametrize("method", STARTED)
 def test_a_start_depends_on_weight_seed_and_name_alone(method):
-    weight, chosen = random_weight(NUM_OUT, NUM_IN, torch.float32), config(method)
+    weight, chosen = random_weight(NUM_OUT, NUM_IN, dtype=torch.float32), config(method)
     torch.manual_seed(0)
     first = start(method, weight)
     torch.manual_seed(1)

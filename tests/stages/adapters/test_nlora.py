@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from stages._peft.load import adapted_layers
-from tests.stages.adapters.layers import RANK, Net, adapted
-from tests.stages.adapters.matrices import config, refusal
+from tests.stages.adapters.layers import Net, adapted
+from tests.stages.adapters.matrices import RANK, config, refusal
 from tests.stages.adapters.parity import base_weights, logits, ours, pefts
 
 OPTIONS = [

@@ -7,19 +7,19 @@ from hypothesis import strategies as st
 
 from stages._weights.matrix import TensorMatrix
 from stages.adapters import sampling
-from stages.adapters.sampling import choose
+from stages.adapters.sampling import Sampling, choose
 from tests.stages.adapters.matrices import quickly, random_weight, weights
 
 RANDOM = ["uniform", "norm", "leverage"]
 NUM_DRAWS = 2000
 
 
-def drawn(weight: torch.Tensor, rank: int, kind: str, seed: int = 0) -> tuple[list[int], list[int]]:
+def drawn(weight: torch.Tensor, rank: int, kind: Sampling, seed: int = 0) -> tuple[list[int], list[int]]:
     rows, columns = choose(TensorMatrix(weight), rank, kind, torch.Generator().manual_seed(seed))
     return list(rows), list(columns)
 
 
-def frequencies(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+def frequencies(weight: torch.Tensor, kind: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
     """How often each row and each column is the one drawn at rank 1."""
     generator, reader = torch.Generator().manual_seed(0), TensorMatrix(weight)
     counts = torch.zeros(weight.shape[0]), torch.zeros(weight.shape[1])
