@@ -49,8 +49,8 @@ def structured_layer(target: nn.Module, adapter_name: str, config: LoraConfig, *
         return StructuredLinear(target, adapter_name, config=config, **options)
     if config.init_lora_weights in OURS:
         raise UserError(
-            f"{options.get('target_name')}: init_lora_weights={config.init_lora_weights!r} takes linear layers of float "
-            f"weights, found {type(base).__name__} of {dtype or 'another kind'}; leave it out of target_modules"
+            f"{options.get('target_name')}: init_lora_weights={config.init_lora_weights!r} takes linear layers of "
+            f"float weights, found {type(base).__name__} of {dtype or 'another kind'}; leave it out of target_modules"
         )
     return None
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import get_peft_model, get_peft_model_state_dict
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from pipeline.errors import UserError
 from stages._adaptation.in_process import start_in_process
@@ -36,6 +37,8 @@ CASES: dict[str, dict[str, Any]] = {
     "pissa": {"method": "pissa"},
     "pissa-fast": {"method": "pissa", "svd": "fast"},
     "olora": {"method": "olora"},
+    "dora": {"method": "dora"},
+    "nlora-dora": {"method": "nlora", "dora": True},
     "pattern": {"method": "nlora", "rank_pattern": {"q_proj": 6}, "alpha_pattern": {"up_proj": 2}},
 }
 WHOLE_MODEL = "pissa"
@@ -118,16 +121,18 @@ def start(case: str, model_dir: Path, out: Path, divided: bool = True) -> dict[s
     import deepspeed
 
     adapter = adapter_of(case)
+    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    # transformers' way, which PEFT's own DoRA needs, and DeepSpeed's alone
+    loading = HfDeepSpeedConfig(settings) if adapter.has_magnitude else None
     base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    if divided:
+    if divided and not loading:
         deepspeed.zero.Init(module=base)
     model = get_peft_model(base, peft_config(adapter, list(targeted_weights(model_dir, adapter))))
     calls = {name: counted(name) for name in ("svd", "qr")}
+    assert all(is_partitioned(layer.get_base_layer().weight) == divided for _, layer in adapted_layers(model))
     received = start_in_process(model, adapter, SEED)
     counts = {name: call() for name, call in calls.items()}
-    factors = {
-        name.replace(".default", ""): value.detach() for name, value in model.named_parameters() if "lora_" in name
-    }
+    factors = get_peft_model_state_dict(model)
     bases = {f"{name}.base": reader(layer.get_base_layer().weight).full() for name, layer in adapted_layers(model)}
     save_file({**factors, **bases}, out.with_suffix(".safetensors"))
     return {"received": received, **counts}
