@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import AdaLoraConfig, PeftModel
 from peft.tuners.lora import Linear
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -24,15 +24,17 @@ _KINDS = ("lora_A.weight", "lora_N.weight", "lora_B.weight", "lora_magnitude_vec
 
 def load_adapter(model: Any, adapter_dir: Path, *, trainable: bool = False) -> PeftModel:
     """The model as a PeftModel with the adapter of a folder. Raises StepFailed if they do not fit each other."""
+    config = read_config(adapter_dir)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*(missing|unexpected).*keys.*")
+        warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match.*lora_E")  # PEFT's own, of AdaLoRA
         try:
             return PeftModel.from_pretrained(
                 model,
                 str(adapter_dir),
-                config=read_config(adapter_dir),
+                config=config,
                 is_trainable=trainable,
-                low_cpu_mem_usage=True,
+                low_cpu_mem_usage=not isinstance(config, AdaLoraConfig),  # PEFT cuts its ranks from real tensors
             )
         except UserWarning as problem:
             raise StepFailed(f"{adapter_dir}: the adapter does not fit the model: {problem}") from None

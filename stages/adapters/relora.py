@@ -113,7 +113,7 @@ class Restarts(TrainingPart):
             self._fold(module, a_RI, b_OR)
             folded |= {_name(module, "A"): a_RI.cpu(), _name(module, "B"): b_OR.cpu()}
             whole.set_value(a, self._redrawn(module, number, a_RI))
-            whole.set_value(b, b_OR.zero_())
+            whole.set_value(b, b_OR.new_zeros(b_OR.shape))
             for parameter in (a, b):
                 self._prune(parameter)
         if self.config.keep_optimizer == 0:

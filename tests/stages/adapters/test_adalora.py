@@ -46,7 +46,7 @@ def train_as_peft_does(num_steps: int = NUM_STEPS) -> PeftModel:
     model: Any = adapted()
     optimizer = torch.optim.AdamW(trained(model), lr=0.05)
     for step in range(num_steps):
-        model(*batch(step)).loss.backward()
+        model.base_model(*batch(step)).loss.backward()  # PEFT adds its second loss there, and only there
         torch.nn.utils.clip_grad_norm_(trained(model), MAX_NORM)
         optimizer.step()
         model.base_model.update_and_allocate(step + 1)
