@@ -44,9 +44,23 @@ class Config(StrictModel):
     zero_stage: Literal[0, 1, 2, 3] = 2
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen base and of the computation; the optimizer always works in float32."""
+    quantize: Literal["nf4", "fp4"] | None = None
+    """Keep the weights under the adapter in 4 bits, as QLoRA does: normal floats or plain ones. What a method takes off
+    the base is taken off first. The whole base is in memory in `dtype` while it is loaded, and the merge goes into the
+    base as it was, which the merge step compares with what was trained.
+    """
     checkpoint_every_steps: Positive | None = None
     """By default once a minute."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _quantized_weights_are_whole(self) -> Self:
+        if self.quantize and self.zero_stage == 3:
+            raise ValueError(
+                f"quantize: found {self.quantize} with zero_stage: 3, which cannot divide 4-bit weights among "
+                f"processes; use zero_stage 0, 1 or 2, or leave quantize out"
+            )
+        return self
 
 
 class Export(StrictModel):
@@ -79,7 +93,7 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
     from stages._training import layout, requirements
     from stages._weights.index import stored_tensors
 
-    lines = layout.problems(config, layout.num_processes(resources))
+    lines = layout.problems(config, layout.num_processes(resources)) + requirements.package_problems(config)
     if "model" in known:
         shapes = {name: tensor.shape for name, tensor in stored_tensors(known["model"].path).items()}
         num_trainable = known["adapter"].metrics()["trainable_parameters"] if "adapter" in known else 0

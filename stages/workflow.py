@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints, model_validator
 from pipeline.stage import Resources
 from pipeline.step import Service, Step
 from pipeline.strict import StrictModel
+from stages.adapters.base import AdapterConfig
 from stages.benchmarks import AnyBenchmark, AnyScorer, benchmark_module, preflight
 from stages.generate import Config as Generate
 from stages.init_adapter import Config as InitAdapter
@@ -71,6 +72,15 @@ class Recipe(StrictModel):
     """Whether the untouched model answers the benchmarks as well, for comparison."""
     resources: Resources = Resources()
     """What this machine gives; never part of a result's identity."""
+
+    @model_validator(mode="after")
+    def _what_is_trained_is_not_quantized(self) -> Self:
+        if self.train.quantize and not isinstance(self.init.adapter, AdapterConfig):
+            raise ValueError(
+                f"train.quantize: found {self.train.quantize} with method {self.init.adapter.method}, which trains the "
+                f"weights that would be quantized; use an adapter method, or leave quantize out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:

@@ -16,6 +16,7 @@ from pipeline.errors import StepFailed
 from pipeline.stage import Resources, Workspace
 from stages._adaptation import full, verification
 from stages._adaptation.probe import load_adapted, load_model
+from stages._adaptation.quantization import probe_losses, read_quantization
 from stages._adaptation.start import read_adapter
 from stages._peft.load import load_factors
 from stages._weights.folder import copy_small_files, state_dtype
@@ -77,6 +78,9 @@ def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: R
     shutil.copyfile(trained_dir / "template.json", out / "template.json")
     layers = verification.layer_errors(model_dir, out.path, changes)
     answers = verification.compare_answers(lambda: load_trained(sources, adapter), out.path)
+    quantization = read_quantization(trained_dir)
+    if quantization:
+        answers |= probe_losses(quantization, lambda dtype: load_trained(sources, adapter, dtype), out.path)
     metrics = {
         "max_relative_error": max(layer["relative_error"] for layer in layers),
         "max_update_lost": max(layer["update_lost"] for layer in layers),
@@ -97,12 +101,12 @@ def read_changes(sources: Sources, method: MethodConfig) -> Mapping[str, Change]
     return full.read_trained(sources.model_dir, sources.trained_dir)
 
 
-def load_trained(sources: Sources, method: MethodConfig) -> Any:
-    """The model as it was trained, in float32, unmerged."""
+def load_trained(sources: Sources, method: MethodConfig, dtype: torch.dtype = torch.float32) -> Any:
+    """The model as it was trained, unmerged; an adapter with its base as it was, not quantised."""
     if not isinstance(method, AdapterConfig):
-        return load_model(sources.trained_dir, torch.float32)
+        return load_model(sources.trained_dir, dtype)
     start_dir = sources.init_dir if method.subtracts_start else None
-    return load_adapted(sources.model_dir, sources.trained_dir, start_dir=start_dir, dtype=torch.float32)
+    return load_adapted(sources.model_dir, sources.trained_dir, start_dir=start_dir, dtype=dtype)
 
 
 def read_updates(init_dir: Path, trained_dir: Path, adapter: AdapterConfig) -> dict[str, Update]:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from stages._adaptation.quantization import Quantization
 from stages._adaptation.start import read_adapter
 from stages._peft.config import CONFIG_FILE, WEIGHTS_FILE
 from stages._peft.load import load_adapter, subtract_update
@@ -73,6 +74,10 @@ def load_model(spec: TrainSpec, settings: dict[str, Any]) -> Any:
         model = load_adapter(base, spec.adapter_dir, trainable=True)
         if method.subtracts_start:
             subtract_update(model)
+        if spec.config.quantize:
+            from stages._peft.quantize import quantize_base  # imports bitsandbytes, which takes seconds
+
+            quantize_base(model, spec.config.quantize, spec.device)
         return model
 
 
@@ -142,6 +147,8 @@ def save(engine: Any, part: TrainingPart, spec: TrainSpec) -> None:
     """Write what was trained, in float32. Every process must call it; rank 0 writes."""
     if isinstance(engine.module, PeftModel):
         save_adapter(engine, part, spec.adapter_dir, spec.out_dir)
+        if spec.config.quantize:
+            Quantization(kind=spec.config.quantize, dtype=spec.config.dtype).write(spec.out_dir)
     else:
         full.save_model(engine.module, spec.model_dir, spec.out_dir)
 

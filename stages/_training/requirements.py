@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ PROCESS_BYTES = 0.7e9
 """What a worker takes before it holds any weight: PyTorch, transformers, DeepSpeed (measured)."""
 ACTIVATION_FACTOR = 1.5
 """Over the inputs and outputs of all matrices, which are kept for the backward pass: attention, norms, buffers."""
+QUANTIZED_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Of a number in 4 bits: blocks of 64 have a scale in 8 bits, 256 scales have one in 32 (QLoRA, section 3)."""
 NUM_CHECKPOINTS = 3
 """The two that are kept and the one being written."""
 DEFAULT_LENGTH = 512
@@ -34,6 +37,8 @@ class Size(NamedTuple):
     """Numbers kept for one token: the sum of rows and columns of all matrices."""
     max_length: int = DEFAULT_LENGTH
     """Tokens of the longest sample."""
+    num_in_matrices: int = 0
+    """Of the parameters, those that `quantize` is for."""
 
 
 class Need(NamedTuple):
@@ -45,8 +50,9 @@ class Need(NamedTuple):
 
 def size_of(shapes: Mapping[str, tuple[int, ...]], num_trainable: int = 0, max_length: int = DEFAULT_LENGTH) -> Size:
     """The size of a model with these tensors."""
-    num_activations = sum(map(sum, targets.matrices(shapes).values()))
-    return Size(sum(map(math.prod, shapes.values())), num_trainable, num_activations, max_length)
+    matrices = targets.matrices(shapes).values()
+    num_activations, num_in_matrices = sum(map(sum, matrices)), sum(map(math.prod, matrices))
+    return Size(sum(map(math.prod, shapes.values())), num_trainable, num_activations, max_length, num_in_matrices)
 
 
 def need(config: Config, shared: layout.Layout, size: Size) -> Need:
@@ -57,13 +63,22 @@ def need(config: Config, shared: layout.Layout, size: Size) -> Need:
     width = 4 if config.dtype == "float32" else 2
     copies = {stage: 1 if config.zero_stage >= stage else shared.num_processes for stage in (1, 2, 3)}
     num_added = size.num_trainable if size.num_trainable < size.num_parameters else 0
-    weights = (size.num_parameters + num_added) * width * copies[3]
+    num_quantized = size.num_in_matrices if config.quantize else 0
+    whole, short = size.num_parameters + num_added - num_quantized, num_quantized
+    weights = (whole * width + short * QUANTIZED_BYTES) * copies[3]
     gradients = size.num_trainable * 4 * copies[2]
     optimizer = size.num_trainable * 12 * copies[1]
     tokens = shared.num_processes * shared.per_device_batch_size * size.max_length
     activations = tokens * size.num_activations * width * ACTIVATION_FACTOR
     memory = weights + gradients + optimizer + activations + PROCESS_BYTES * shared.num_processes
     return Need(memory, size.num_trainable * 16 * NUM_CHECKPOINTS)
+
+
+def package_problems(config: Config) -> list[str]:
+    """A line if a package that this config needs is not installed."""
+    if config.quantize is None or importlib.util.find_spec("bitsandbytes"):
+        return []
+    return [f"train.quantize: got {config.quantize}, which needs the package bitsandbytes; install it, or use null"]
 
 
 def problems(config: Config, resources: Resources, size: Size) -> list[str]:
