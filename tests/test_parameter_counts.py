@@ -107,6 +107,21 @@ def test_inttunes_rank_64():
     assert round(100 * 4 / 320, 2) == 1.25
 
 
+@pytest.mark.parametrize(("rank", "printed"), [(4, 1350), (8, 3070), (16, 9990)])
+def test_inttune_on_deberta(rank, printed):
+    """Table 4 and section 4.4, in hundredths of a thousand: cores on W_Q, W_K and W_V of 12 layers (appendix E), and
+    a head of one output, as for STS-B.
+    """
+    cores = 3 * 12 * adapter("inttune", rank).num_trainable(768, 768)
+    assert abs(cores + 768 + 1 - printed) <= 5
+
+
+def test_lora_on_deberta():
+    """Table 4's 1.33M: rank 8 on all six matrices of each layer, without a head."""
+    shapes_OI = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
+    assert round(12 * sum(adapter("lora", 8).num_trainable(*shape) for shape in shapes_OI) / 1e4) == 133
+
+
 def peft_trained(base: Any, chosen: Any, known: Shapes) -> int:
     """As PEFT counts the layers that training loads, their values still to come."""
     matrices = targets.matrices(known)
