@@ -1,19 +1,28 @@
 """init_adapter: factors from shards, the report, bad starts, wrong targets."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.model_files import write_model
 from pipeline.errors import StepFailed, UserError
-from pipeline.stage import Resources
+from pipeline.stage import Resources, Workspace
 from stages import init_adapter
+from stages._adaptation import start
+from stages._adaptation.parallel import in_order
 from stages._adaptation.probe import load_adapted, load_model, mean_loss, probe_tokens
+from stages._adaptation.start import start_one, write_adapter
 from stages._peft.load import load_factors
 from stages._weights import targets
+from stages._weights.architecture import Shapes
 from stages._weights.index import shard_files
-from stages._weights.matrix import FileMatrix, TensorMatrix
+from stages._weights.matrix import TensorMatrix
+from stages.adapters import pissa
 from stages.adapters.algebra import product
 from tests.stages.conftest import artifact, write_tiny_model
 
@@ -134,15 +143,114 @@ def test_short_names_mean_the_same_modules():
     assert targets.short_names(modules, ["a.0.q"]) == ["a.0.q"]
 
 
-def test_file_and_memory_readers_agree(tiny_model):
-    from stages._weights.index import stored_tensors
+@pytest.fixture(scope="module")
+def wide_model_dir(tmp_path_factory):
+    """Matrices of up to 512 x 256: large enough for LAPACK to share them out among threads."""
+    folder = tmp_path_factory.mktemp("wide_model")
+    write_tiny_model(folder, hidden_size=256, intermediate_size=512)
+    return folder
 
-    name = "model.layers.1.mlp.down_proj.weight"
-    stored, memory = (
-        FileMatrix(stored_tensors(tiny_model.path)[name]),
-        TensorMatrix(base_weights(tiny_model.path)[name]),
-    )
-    for index in (range(5), [3, 1, 40]):
-        assert torch.equal(stored.rows(index), memory.rows(index))
-        assert torch.equal(stored.columns(index), memory.columns(index))
-    assert torch.equal(stored.full(), memory.full())
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"method": "nlora", "core": "pinv", "sampling": "leverage"},
+        {"method": "nlora", "core": "least_squares"},
+        {"method": "slora"},
+        {"method": "pissa"},
+        {"method": "olora"},
+    ],
+    ids=str,
+)
+def test_the_file_does_not_depend_on_the_number_of_threads(wide_model_dir, tmp_path, adapter):
+    chosen = init_adapter.Config.model_validate({"adapter": {**adapter, "rank": 32}, "probe": False})
+    files = []
+    for num_threads in (1, 2, 5):
+        folder = tmp_path / f"{num_threads}"
+        folder.mkdir()
+        write_adapter(chosen, wide_model_dir, Workspace(folder), Resources(num_threads=num_threads))
+        files.append((folder / "adapter_model.safetensors").read_bytes())
+    assert files[0] == files[1] == files[2]
+
+
+def test_a_start_does_not_depend_on_the_threads_of_its_caller():
+    """As when it is called in a training process, and not by the init stage."""
+    weight = TensorMatrix(torch.randn(512, 512, generator=torch.Generator().manual_seed(0)))
+    chosen = pissa.Config(method="pissa", rank=8)
+    before, starts = torch.get_num_threads(), []
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        starts.append(start_one("layer", weight, chosen, seed=0))
+        assert torch.get_num_threads() == num_threads
+    torch.set_num_threads(before)
+    assert torch.equal(starts[0].A_RI, starts[1].A_RI)
+    assert torch.equal(starts[0].B_OR, starts[1].B_OR)
+
+
+def test_results_come_in_order_and_wait_for_who_takes_them():
+    begun = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.02 if item == 0 else 0)
+        return item * item
+
+    results = in_order(work, range(100), num_threads=3)
+    assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
+    time.sleep(0.05)
+    assert sorted(begun) == list(range(5 + 3))
+    assert list(results) == [item * item for item in range(5, 100)]
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda item: 1 // item, [1, 0, 2], num_threads=2))
+
+
+GROWTH = """
+import sys
+from pathlib import Path
+from pipeline.stage import Resources, Workspace
+from stages import init_adapter
+from stages._adaptation.start import write_adapter
+
+def peak_bytes():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+config = init_adapter.Config.model_validate({"adapter": {"method": sys.argv[3], "rank": 64}, "probe": False})
+before = peak_bytes()
+write_adapter(config, Path(sys.argv[1]), Workspace(Path(sys.argv[2])), Resources(num_threads=2))
+print(peak_bytes() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "bar"), [("nlora", 200), ("slora", 100), ("olora", 400)])
+def test_memory_is_bounded_by_matrices_in_work(tmp_path, workspace, method, bar):
+    """A model of 20 matrices of 4096 x 4096, 671 MB of holes, whose factors are 42 MB: MB that the start adds."""
+    shapes: Shapes = {f"layers.{number}.proj.weight": (4096, 4096) for number in range(20)}
+    write_model(tmp_path / "model", shapes, sparse=True)
+    command = [sys.executable, "-c", GROWTH, tmp_path / "model", workspace.path, method]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert int(done.stdout) < bar * 1e6
+    assert len(load_factors(workspace.path)) == 20
+
+
+def test_an_interrupted_start_leaves_no_factors(tiny_model, workspace, resources, monkeypatch):
+    def broken(module, *rest):
+        if "layers.1.mlp" in module:
+            raise KeyboardInterrupt
+        return start_one(module, *rest)
+
+    monkeypatch.setattr(start, "start_one", broken)
+    with pytest.raises(KeyboardInterrupt):
+        init_adapter.run(config(probe=False), init_adapter.Inputs(model=tiny_model), workspace, resources)
+    assert not (workspace / "adapter_model.safetensors").exists()
+
+
+def test_factors_are_read_when_asked_for(tiny_model, workspace, resources):
+    init_adapter.run(config(probe=False), init_adapter.Inputs(model=tiny_model), workspace, resources)
+    factors, stored = load_factors(workspace.path), load_file(workspace / "adapter_model.safetensors")
+    assert list(factors) == sorted({name.partition(".lora_")[0].removeprefix("base_model.model.") for name in stored})
+    for module, each in factors.items():
+        for kind, tensor in zip("ANB", each[:3], strict=True):
+            assert torch.equal(tensor, stored[f"base_model.model.{module}.lora_{kind}.weight"])
+    with pytest.raises(KeyError):
+        factors["no.such.module"]
