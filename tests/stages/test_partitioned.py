@@ -60,6 +60,7 @@ def main(model_dir: Path, out: Path) -> None:
     rank = two_processes.join()
     results = {"readers": check_readers(), **{case: start(case, model_dir, out / f"{case}-{rank}") for case in CASES}}
     results["whole model"] = start(WHOLE_MODEL, model_dir, out / f"whole-{rank}", divided=False)
+    results["trained"] = train(model_dir)
     (out / f"results-{rank}.json").write_text(json.dumps(results))
 
 
@@ -138,6 +139,36 @@ def start(case: str, model_dir: Path, out: Path, divided: bool = True) -> dict[s
     return {"received": received, **counts}
 
 
+def train(model_dir: Path) -> dict[str, Any]:
+    """A start that is subtracted, then DeepSpeed's engine around the model."""
+    import deepspeed
+
+    tokens = torch.arange(6, 22)[None] + torch.arange(4)[:, None]
+    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    with torch.no_grad():
+        expected = base(input_ids=tokens).logits
+    settings = {
+        "train_micro_batch_size_per_gpu": 4,
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "steps_per_print": 10**9,
+    }
+    deepspeed.zero.Init(module=base, config_dict_or_path=settings)
+    adapter = adapter_of("nlora-norm-sample")
+    model = get_peft_model(base, peft_config(adapter, list(targeted_weights(model_dir, adapter))))
+    start_in_process(model, adapter, SEED)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+    losses, first = [], None
+    for _ in range(6):
+        answer = engine(input_ids=tokens, labels=tokens)
+        first = answer.logits.detach() if first is None else first
+        engine.backward(answer.loss)
+        engine.step()
+        losses.append(float(answer.loss.detach()))
+    assert first is not None
+    return {"error": float((first - expected).abs().max()), "losses": losses}
+
+
 def counted(name: str) -> Callable[[], int]:
     """Count the calls of a function of torch.linalg until asked for their number."""
     original, calls = getattr(torch.linalg, name), []
@@ -213,6 +244,14 @@ def test_whole_matrices_are_shared_out_between_the_processes(case, function, ran
     if case != "whole model":
         sizes = [o * i for o, i in (w.shape for w in targeted_weights(tiny_model_dir, adapter_of(case)).values())]
         assert sum(each["received"] for each in results(ran, case)) == sum(sizes) * 4 / 2  # half is where it is needed
+
+
+@pytest.mark.slow
+def test_a_subtracted_start_is_the_base_model_and_trains(ran):
+    first, second = results(ran, "trained")
+    assert first == second
+    assert first["error"] < 1e-4
+    assert first["losses"][-1] < first["losses"][0] - 0.05
 
 
 def test_one_process_starts_a_model_too(tiny_model_dir):
