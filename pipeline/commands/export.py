@@ -111,6 +111,8 @@ def _appearing(target: Path) -> Iterator["Workspace"]:
         yield Workspace(partial)
         for scratch in partial.glob(".*"):
             scratch.unlink()
+        for file in partial.iterdir():
+            file.chmod(0o644)  # safetensors writes for the owner alone; the folder follows the umask
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -148,11 +148,9 @@ def exact_update(update: Update) -> LowRank:
 
 
 def _low_rank(factors: Factors) -> LowRank:
-    """B and N A; what a diagonal core has set to zero (AdaLoRA's masked ranks) is left out."""
+    """B and N A, without the ranks whose row of N A is zero: a budget took them."""
     right_RI, left_OR = folded(cast(factors, torch.float64))
-    if factors.N_RR is None or factors.N_RR.dim() == 2:
-        return LowRank(left_OR, right_RI)
-    kept = factors.N_RR != 0
+    kept = right_RI.any(dim=1)
     return LowRank(left_OR[:, kept], right_RI[kept])
 
 

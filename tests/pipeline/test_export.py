@@ -1,6 +1,7 @@
 """`export`: a folder appears when all of it is there, and never before; what cannot be exported is said."""
 
 import json
+import stat
 
 import pytest
 
@@ -21,6 +22,7 @@ def test_a_steps_result_appears_with_its_origin(toy, pipeline, tmp_path):
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in target.iterdir()) == ["export.json", "number.txt"]
     assert (target / "number.txt").read_text() == "77"
+    assert stat.filemode((target / "number.txt").stat().st_mode) == "-rw-r--r--"
     report = json.loads((target / "export.json").read_text())
     assert (report["recipe"], report["step"], report["stage"], report["format"]) == (
         "toy",

@@ -40,7 +40,8 @@ def model(tmp_path: Path) -> Artifact:
 @pytest.mark.slow
 def test_vllm_says_what_our_adapter_says(model, tmp_path):
     sources = trained(model, tmp_path, "nlora", nudge=0.005, rank=16)
-    assert export(model, sources, tmp_path / "out", RESOURCES)["rank"] == 32
+    one_thread = RESOURCES.model_copy(update={"num_threads": 1})  # the machine may be shared
+    assert export(model, sources, tmp_path / "out", one_thread)["rank"] == 32
     tokenizer = AutoTokenizer.from_pretrained(model.path)
     prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     expected = in_process(load_trained(sources, read_adapter(sources.init_dir)), prompts)

@@ -16,6 +16,9 @@ from stages._weights.matrix import FileMatrix
 from stages.adapters import methods
 from tests.stages.conftest import artifact
 
+NEEDED = {"adalora": {"target_rank": 2}, "relora": {"restart_every": 10}}
+"""Options that methods have no default for."""
+
 
 class Matrix(FileMatrix):
     """With a gradient, for the methods that ask for one."""
@@ -28,7 +31,9 @@ class Matrix(FileMatrix):
 def trained(model: Artifact, tmp_path: Path, method: str, nudge: float = 0.05, **options) -> Sources:
     """A started adapter, and one that looks trained: every factor moved a little."""
     init, result = tmp_path / "init", tmp_path / "trained"
-    adapter = methods()[method].Config.model_validate({"method": method, "rank": 8, **options})
+    adapter = methods()[method].Config.model_validate(
+        {"method": method, "rank": 8, **NEEDED.get(method, {}), **options}
+    )
     init.mkdir(parents=True)
     weights = {name: Matrix(each.stored) for name, each in targeted_weights(model.path, adapter).items()}
     save_factors({name: start_one(name, weight, adapter, seed=0) for name, weight in weights.items()}, init)

@@ -47,6 +47,7 @@ def export(
 ) -> dict:
     out.progress(1, 2)
     (out / "number.txt").write_text((artifact / "number.txt").read_text() * (options.rank or 1))
+    (out / "number.txt").chmod(0o600)
     if options.format == "broken":
         raise StepFailed("the export was asked to fail")
     return {"error": 0.25, "matrices": [{"name": "first", "rank": 3}], "notes": ["a note"]}
