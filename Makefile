@@ -34,8 +34,10 @@ format: setup ## let ruff mend layout, imports and what else it can
 	ruff check --fix-only --quiet .
 	ruff format .
 
-benchmark: setup ## the engine's own speed, beside dvc and snakemake
+benchmark: setup ## speed of engine, starts and adapted layers, beside their peers: 15 minutes, 15 GB of disk
 	@python -m benchmarks.engine
+	@python -m benchmarks.init
+	@python -m benchmarks.layer
 
 lock: setup ## compile requirements/*.lock anew from the .in files; newer versions: make lock UPGRADE=--upgrade
 	requirements/lock.sh $(UPGRADE)

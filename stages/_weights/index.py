@@ -5,7 +5,6 @@ Source of the formats: https://huggingface.co/docs/safetensors and the hub's `mo
 
 import json
 import math
-import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +50,9 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
 
 
 def tensors_of(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file, in the order of their data. Raises UserError for a truncated file."""
+    """The tensors of one safetensors file, in the order of their data. Raises UserError for a file that is truncated or
+    of another format.
+    """
     header, data_start = _header(file)
     header.pop("__metadata__", None)
     tensors = {name: _stored(file, entry, data_start) for name, entry in header.items()}
@@ -63,8 +64,12 @@ def tensors_of(file: Path) -> dict[str, StoredTensor]:
 
 def _header(file: Path) -> tuple[dict, int]:
     with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        return json.loads(stream.read(length)), 8 + length
+        length = int.from_bytes(stream.read(8), "little")
+        text = stream.read(length) if length < file.stat().st_size else b""
+    try:
+        return json.loads(text), 8 + length
+    except ValueError:
+        raise UserError(f"{file}: found no safetensors header; download it again") from None
 
 
 def _stored(file: Path, entry: dict, data_start: int) -> StoredTensor:

@@ -87,3 +87,22 @@ def test_a_quantised_weight_is_refused(tmp_path):
     save_file({"w": torch.zeros(4, 4, dtype=torch.int8)}, file)
     with pytest.raises(UserError, match=r"stored as I8, expected one of F64, F32, BF16, F16"):
         FileMatrix(tensors_of(file)["w"])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 100, b"version https://git-lfs.github.com/spec/v1\n", b"\2" + b"\0" * 7 + b"{x"]
+)
+def test_what_is_no_safetensors_file_is_named(tmp_path, content):
+    """A file cut short, or git's pointer to one that was not fetched."""
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors: found no safetensors header; download it again"):
+        tensors_of(file)
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({"w": torch.zeros(100)}, file)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match="bytes, its header expects"):
+        tensors_of(file)
