@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -68,12 +69,15 @@ class PartitionedMatrix:
     def rows(self, index: Sequence[int]) -> torch.Tensor:
         """W[index, :]"""
         num_in = self.shape[1]
-        return self._numbers(torch.tensor(list(index))[:, None] * num_in + torch.arange(num_in))
+        ascending, places = torch.tensor(list(index)).sort()
+        return self._numbers(ascending[:, None] * num_in + torch.arange(num_in))[places.argsort()]
 
     def columns(self, index: Sequence[int]) -> torch.Tensor:
         """W[:, index]"""
         num_out, num_in = self.shape
-        return self._numbers(torch.arange(num_out)[:, None] * num_in + torch.tensor(list(index)))
+        ascending, places = torch.tensor(list(index)).sort()
+        found_OR = self._numbers(torch.arange(num_out)[:, None] * num_in + ascending)
+        return found_OR[:, places.argsort()].contiguous()
 
     def full(self) -> torch.Tensor:
         """W, at every process."""
@@ -94,15 +98,15 @@ class PartitionedMatrix:
         return working_precision(torch.cat(pieces)[: num_out * num_in].view(self.shape).cpu())
 
     def _numbers(self, positions: torch.Tensor) -> torch.Tensor:
-        """The numbers at these positions of the flat matrix, each sent once by the process that has it."""
+        """The numbers at these ascending positions of the flat matrix, each sent once by the process that has it."""
         flat, length = positions.flatten(), len(self._piece)
-        owners = flat // length
-        counts = owners.bincount(minlength=self.processes.size).tolist()
-        found = torch.empty(len(flat), dtype=self._piece.dtype)
-        for owner, wanted in enumerate(owners.argsort(stable=True).split(counts)):
-            if len(wanted):
-                found[wanted] = self._sent(owner, flat[wanted] - owner * length).cpu()
-        return working_precision(found.view(positions.shape))
+        cuts = torch.searchsorted(flat, torch.arange(self.processes.size + 1) * length).tolist()
+        parts = [
+            self._sent(owner, flat[begin:end] - owner * length).cpu()
+            for owner, (begin, end) in enumerate(pairwise(cuts))
+            if begin < end
+        ]
+        return working_precision(torch.cat(parts).view(positions.shape))
 
     def _range(self, start: int, stop: int) -> torch.Tensor:
         """Rows start to stop, each piece sent once."""
