@@ -108,6 +108,21 @@ def test_a_change_redoes_what_depends_on_it_and_nothing_else(finished: tuple[Pat
     assert {step.stage for step in steps if not store.is_sealed(step.stage, step.fingerprint)} == redone
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (("math/train",), {"adapter_config.json", "adapter_model.safetensors", "template.json", "export.json"}),
+        (("math/train", "--format", "merged"), {"config.json", "model.safetensors", "tokenizer.json", "export.json"}),
+        (("math/merge",), {"config.json", "model.safetensors", "tokenizer.json", "export.json"}),
+    ],
+)
+def test_what_was_trained_can_be_exported(finished: tuple[Path, int], tmp_path: Path, words: tuple, files: set[str]):
+    done = _pipeline("export", finished[0], *words, "--to", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert files <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
 def _killed_in(step: Step, recipe: Path) -> bool:
     """Run, kill -9 the run as soon as `step` is at work, and check that what was finished stays untouched."""
     store = Store(recipe.parent / "store")

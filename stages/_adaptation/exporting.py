@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from stages._adaptation.low_rank import LowRank
 from stages._adaptation.merging import Update, read_updates
+from stages._adaptation.quantization import read_quantization
 from stages._adaptation.start import read_adapter
 from stages._peft.config import task_type_of, write_config
 from stages._peft.load import load_factors, save_factors
@@ -81,7 +82,12 @@ def export_trained(
     if not isinstance(adapter, AdapterConfig):
         raise UserError(f"--format peft-lora: {adapter.method} trains the whole model, no adapter; use --format merged")
     shutil.copyfile(trained_dir / TEMPLATE_FILE, out / TEMPLATE_FILE)
-    return _export(adapter, model, read_updates(init_dir, trained_dir, adapter), form, out, resources)
+    report = _export(adapter, model, read_updates(init_dir, trained_dir, adapter), form, out, resources)
+    if quantization := read_quantization(trained_dir):
+        report["notes"].append(
+            f"trained on a base in {quantization.kind}, written for the base as it was: merge measures the difference"
+        )
+    return report
 
 
 def export_start(model: Artifact, init_dir: Path, form: Form, out: Workspace, resources: Resources) -> dict[str, Any]:

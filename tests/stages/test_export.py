@@ -17,6 +17,7 @@ from stages import init_adapter, merge, train
 from stages._adaptation.low_rank import LowRank
 from stages._adaptation.merging import Sources, load_trained, read_updates
 from stages._adaptation.probe import load_model
+from stages._adaptation.quantization import Quantization
 from stages._adaptation.start import read_adapter
 from stages._peft.load import adapted_layers
 from stages.adapters import methods
@@ -178,6 +179,12 @@ def test_dora_says_that_vllm_does_not_serve_it(model, tmp_path, resources):
     report = export(model, trained(model, tmp_path, "dora"), tmp_path / "out", resources)
     assert "vLLM" in report["notes"][0]
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["use_dora"]
+
+
+def test_a_quantised_base_is_mentioned(model, tmp_path, resources):
+    sources = trained(model, tmp_path, "lora")
+    Quantization(kind="nf4", dtype="float32").write(sources.trained_dir)
+    assert "a base in nf4" in export(model, sources, tmp_path / "out", resources)["notes"][0]
 
 
 def test_full_fine_tuning_has_no_adapter(model, tmp_path, resources):
