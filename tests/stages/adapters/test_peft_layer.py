@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
-from stages._peft.config import read_config
+from stages._peft.config import StructuredLoraConfig, read_config
 from stages._peft.layer import add_update
 from stages._peft.load import load_adapter, subtract_update
 from tests.stages.adapters.layers import (
@@ -144,6 +144,23 @@ def test_two_adapters_side_by_side(method, options):
     model.set_adapter("default")
     assert torch.equal(model(x), expected)
     model.delete_adapter("default")
+
+
+def test_two_adapters_with_cores_at_once(tmp_path):
+    model, x = adapted("nlora"), inputs(3)
+    model.add_adapter("second", StructuredLoraConfig(r=3, target_modules=["first"], init_lora_weights="s_lora"))
+    randomize(model)
+    alone = model(x)
+    model.base_model.set_adapter(["default", "second"])
+    together = model(x)
+    assert not torch.allclose(together, alone)
+    model.merge_adapter(["default", "second"])
+    assert torch.allclose(model(x), together, atol=1e-12)
+    model.unmerge_adapter()
+    assert torch.allclose(model(x), together, atol=1e-12)
+    model.save_pretrained(tmp_path, selected_adapters=["second"])
+    model.set_adapter("second")
+    assert torch.allclose(load_adapter(Net(), tmp_path / "second")(x), model(x), atol=1e-12)
 
 
 @pytest.mark.parametrize(("method", "options"), [form for form in FORMS if form[0] != "slora"])
