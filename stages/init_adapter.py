@@ -91,10 +91,12 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
     problems = preflight(config, resources, {"model": inputs.model})
     if problems:
         raise UserError(*problems)
-    from stages._adaptation import full, gradients, start
-
     if not isinstance(config.adapter, AdapterConfig):
+        from stages._adaptation import full
+
         return full.write_start(config.adapter, num_trainable(config, _shapes(inputs.model)), out)
+    from stages._adaptation import gradients, start
+
     if not config.adapter.NEEDS_GRADIENT:
         return start.write_adapter(config, inputs.model.path, out, resources)
     readers, estimated = gradients.readers(config, inputs.model, inputs.tokens, out, resources)

@@ -1,17 +1,17 @@
-"""Full fine-tuning between the stages: a start without factors, and trained tensors in the place of updates."""
+"""Full fine-tuning between the stages: a start without factors, and trained tensors in the place of updates.
+
+The start needs no torch, and so imports none.
+"""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import StepFailed
 from pipeline.stage import Workspace
-from stages._adaptation.start import ADAPTER_FILE
-from stages._adaptation.start_report import write_report
+from stages._adaptation.files import write_method, write_report
 from stages._weights.index import stored_tensors
-from stages._weights.reading import read_tensor
 from stages.adapters.base import MethodConfig
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ class Trained(NamedTuple):
 
     def applied(self, weight: torch.Tensor) -> torch.Tensor:
         """The trained tensor, in the dtype of `weight`."""
+        from stages._weights.reading import read_tensor
+
         return read_tensor(self.file, self.name).to(weight.dtype)
 
 
 def write_start(method: MethodConfig, num_parameters: int, out: Workspace) -> dict[str, Any]:
     """Write adapter.json and init_report.json, for training that starts at the base as it is; the step's metrics."""
-    (out / ADAPTER_FILE).write_text(json.dumps(method.model_dump(mode="json"), indent=1) + "\n")
+    write_method(method, out.path)
     summary = {
         "method": method.method,
         "num_matrices": 0,
@@ -39,7 +41,7 @@ def write_start(method: MethodConfig, num_parameters: int, out: Workspace) -> di
         "trainable_parameters": num_parameters,
         "subtracts_start": method.subtracts_start,
     }
-    write_report(out, summary)
+    write_report(summary, out.path)
     return summary
 
 

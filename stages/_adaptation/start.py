@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter
 from pipeline import machine
 from pipeline.stage import Resources, Workspace
 from stages._adaptation import start_report
+from stages._adaptation.files import ADAPTER_FILE, write_method, write_report
 from stages._adaptation.parallel import in_order, one_thread
 from stages._peft.config import peft_config, task_type_of, write_config
 from stages._peft.load import load_factors, stream_factors
@@ -26,9 +26,6 @@ from stages.adapters.base import AdapterConfig, Factors, MethodConfig, WeightRea
 
 if TYPE_CHECKING:
     from stages.init_adapter import Config
-
-ADAPTER_FILE = "adapter.json"
-"""The adapter's section of the recipe: rank, scale and method of what lies beside it."""
 
 
 def write_adapter(
@@ -64,11 +61,11 @@ def write_adapter(
         "bytes_read": sum(weight.bytes_read for weight in weights.values()),
     }
     if not config.probe:
-        start_report.write_report(out, summary)
+        write_report(summary, out.path)
         return summary
     matrices = start_report.matrix_reports(weights, load_factors(out.path), adapter, num_threads)
     judged = start_report.judge(config, model_dir, out, matrices)
-    start_report.write_report(out, {**summary, **judged, "matrices": matrices})
+    write_report({**summary, **judged, "matrices": matrices}, out.path)
     start_report.refuse_bad_start(config, judged)
     return {**summary, **judged}
 
@@ -77,7 +74,7 @@ def write_description(adapter: AdapterConfig, model_dir: Path, modules: list[str
     """Write adapter_config.json, for PEFT, and adapter.json, for us."""
     names = sorted(name.removesuffix(".weight") for name in stored_tensors(model_dir))
     write_config(peft_config(adapter, targets.short_names(names, modules), task_type_of(model_dir)), out_dir)
-    (out_dir / ADAPTER_FILE).write_text(json.dumps(adapter.model_dump(mode="json"), indent=1) + "\n")
+    write_method(adapter, out_dir)
 
 
 def read_adapter(init_dir: Path) -> MethodConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from stages.adapters.base import AdapterConfig, Factors, WeightReader
 if TYPE_CHECKING:
     from stages.init_adapter import Config
 
-REPORT_FILE = "init_report.json"
 _BLOCK_ROWS = 1024
 
 
@@ -73,11 +71,6 @@ def judge(config: Config, model_dir: Path, out: Workspace, matrices: list[dict[s
         "probe_loss_base": base,
         "probe_loss_start": start,
     }
-
-
-def write_report(out: Workspace, report: Mapping[str, Any]) -> None:
-    """Write init_report.json."""
-    (out / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
 
 
 def refuse_bad_start(config: Config, judged: Mapping[str, float]) -> None:
