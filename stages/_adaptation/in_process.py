@@ -10,6 +10,7 @@ For training scripts of one's own, with transformers' Trainer or DeepSpeed alone
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import dropwhile
 
 import torch
 from peft import PeftModel
@@ -20,7 +21,7 @@ from stages._adaptation.start import start_one
 from stages._peft.config import peft_config
 from stages._peft.load import adapted_layers, named, subtract_update
 from stages._weights.matrix import TORCH_DTYPE, TensorMatrix
-from stages._weights.partitioned import PartitionedMatrix, is_partitioned, processes_of, reader
+from stages._weights.partitioned import is_partitioned, processes_of, reader
 from stages.adapters.base import AdapterConfig, Factors, WeightReader
 
 
@@ -45,59 +46,54 @@ def start_in_process(model: PeftModel, adapter: AdapterConfig, seed: int = 0) ->
     """
     layers = dict(adapted_layers(model))
     _require_startable(model, layers, adapter)
-    parameters = _Parameters(model)
-    readers = {module: reader(layer.get_base_layer().weight) for module, layer in layers.items()}
-    whole: list[str] = []
-    for module, weight in readers.items():
-        factors = None if whole else _from_slices(module, weight, adapter, seed)
-        if factors is None:
-            whole.append(module)
-        else:
-            parameters.fill(module, factors)
-    _deal(whole, readers, layers, adapter, seed, parameters)
+    start = _Start(model, layers, adapter, seed)
+    start.deal(list(dropwhile(start.from_slices, layers)))
     if adapter.subtracts_start:
         subtract_update(model)
-    return sum(getattr(weight, "bytes_received", 0) for weight in readers.values())
+    return sum(getattr(weight, "bytes_received", 0) for weight in start.readers.values())
 
 
-def _from_slices(module: str, weight: WeightReader, adapter: AdapterConfig, seed: int) -> Factors | None:
-    """The factors, computed by every process; None if the method asks for the whole weight, which all find at once."""
-    try:
-        return start_one(module, _Slices(weight), adapter, seed)
-    except _WholeNeeded:
-        return None
+class _Start:
+    """One start of all layers, by name."""
 
+    def __init__(self, model: PeftModel, layers: dict[str, Linear], adapter: AdapterConfig, seed: int) -> None:
+        weights = {module: layer.get_base_layer().weight for module, layer in layers.items()}
+        self.readers = {module: reader(weight) for module, weight in weights.items()}
+        self.processes = processes_of(next(iter(weights.values())))
+        self.parameters = _Parameters(model)
+        self.adapter = adapter
+        self.seed = seed
 
-def _deal(
-    modules: Sequence[str],
-    readers: dict[str, PartitionedMatrix | TensorMatrix],
-    layers: dict[str, Linear],
-    adapter: AdapterConfig,
-    seed: int,
-    parameters: _Parameters,
-) -> None:
-    """In rounds: one matrix to each process, all start theirs at the same time, then everyone gets all factors."""
-    if not modules:
-        return
-    processes = processes_of(layers[modules[0]].get_base_layer().weight)
-    for first in range(0, len(modules), processes.size):
-        dealt = modules[first : first + processes.size]
-        hands = [_whole(readers[module], owner) for owner, module in enumerate(dealt)]
-        if processes.rank < len(dealt):
-            own, matrix = dealt[processes.rank], hands[processes.rank]
-            assert matrix is not None
-            parameters.fill(own, start_one(own, matrix, adapter, seed))
-        for owner, module in enumerate(dealt):
-            for parameter in parameters.of(module).values():
-                processes.broadcast(parameter.data, owner)
+    def from_slices(self, module: str) -> bool:
+        """Start a layer at every process; False if its method asks for the whole weight, which all find at once."""
+        try:
+            self._fill(module, _Slices(self.readers[module]))
+        except _WholeNeeded:
+            return False
+        return True
 
+    def deal(self, modules: Sequence[str]) -> None:
+        """In rounds: one matrix to each process, all start theirs at the same time, then everyone gets all factors."""
+        for first in range(0, len(modules), self.processes.size):
+            dealt = modules[first : first + self.processes.size]
+            hands = [self._whole(module, owner) for owner, module in enumerate(dealt)]
+            for module, matrix in zip(dealt, hands, strict=True):
+                if matrix is not None:
+                    self._fill(module, matrix)
+            for owner, module in enumerate(dealt):
+                for parameter in self.parameters.of(module).values():
+                    self.processes.broadcast(parameter.data, owner)
 
-def _whole(weight: PartitionedMatrix | TensorMatrix, owner: int) -> TensorMatrix | None:
-    """The matrix in the owner's memory."""
-    if isinstance(weight, TensorMatrix):
-        return weight
-    matrix_OI = weight.at(owner)
-    return None if matrix_OI is None else TensorMatrix(matrix_OI)
+    def _whole(self, module: str, owner: int) -> TensorMatrix | None:
+        """The matrix in the owner's memory."""
+        weight = self.readers[module]
+        if isinstance(weight, TensorMatrix):
+            return weight if owner == self.processes.rank else None
+        matrix_OI = weight.at(owner)
+        return None if matrix_OI is None else TensorMatrix(matrix_OI)
+
+    def _fill(self, module: str, weight: WeightReader) -> None:
+        self.parameters.fill(module, start_one(module, weight, self.adapter, self.seed))
 
 
 class _WholeNeeded(Exception):
