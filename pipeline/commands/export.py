@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not store.is_sealed(step.stage, step.fingerprint):
         raise UserError(f"step {step.name}: is not done yet; first {shared.as_command(arguments)} --until {step.name}")
     options = _options(stage, step, arguments)
-    with _appearing(arguments.to.absolute()) as out:
+    with _appearing(arguments.to.resolve()) as out:
         report = {**_identity(plan, step, options), **_export(stage, step, store, out, options)}
         (out / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
     _print(report)

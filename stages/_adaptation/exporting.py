@@ -132,6 +132,8 @@ def _exported(update: Update, form: Form) -> Exported:
     rank = exact.rank if form.rank is None else min(form.rank, exact.rank)
     as_it_is = rank == exact.rank and update.start is None
     stored = (exact if as_it_is else exact.truncated(rank)).to(form.dtype)
+    if not all(factor.isfinite().all() for factor in stored):
+        raise UserError(f"--dtype: found numbers that are too large for {_name(form.dtype)}, expected a wider dtype")
     magnitude_O = update.trained.magnitude_O
     return Exported(
         stored,
@@ -154,9 +156,9 @@ def exact_update(update: Update) -> LowRank:
 
 
 def _low_rank(factors: Factors) -> LowRank:
-    """B and N A, without the ranks whose row of N A is zero: a budget took them."""
+    """B and N A without the rows of N A that a budget made zero, unless DoRA's lengths need a rank beside them."""
     right_RI, left_OR = folded(cast(factors, torch.float64))
-    kept = right_RI.any(dim=1)
+    kept = right_RI.any(dim=1) | (factors.magnitude_O is not None)
     return LowRank(left_OR[:, kept], right_RI[kept])
 
 
@@ -214,9 +216,13 @@ def _report(adapter: AdapterConfig, model: Artifact, exported: Mapping[str, Expo
         "method": adapter.method,
         "base": {**_source(model), "fingerprint": model.fingerprint},
         "rank": max(each.product.rank for each in exported.values()),
-        "dtype": str(form.dtype).removeprefix("torch."),
+        "dtype": _name(form.dtype),
         "relative_error": error / norm if norm else error,
         "max_relative_error": max(each.relative_error for each in exported.values()),
         "matrices": matrices if form.rank is not None else [],
         "notes": ["vLLM serves no DoRA adapters: export with --format merged for it"] if adapter.has_magnitude else [],
     }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -161,6 +161,23 @@ def test_a_short_dtype_rounds_the_difference_and_not_its_halves(model, tmp_path,
     assert 1e-4 < report["max_relative_error"] < 2**-8
 
 
+def test_numbers_that_a_dtype_cannot_hold_are_refused(model, tmp_path, resources):
+    sources = trained(model, tmp_path, "lora", nudge=1e5)
+    with pytest.raises(UserError, match="too large for float16"):
+        export(model, sources, tmp_path / "out", resources, dtype="float16")
+
+
+def test_doras_lengths_stay_where_a_budget_took_every_rank(model, tmp_path, resources):
+    sources = trained(model, tmp_path, "slora", dora=True)
+    file = sources.trained_dir / "adapter_model.safetensors"
+    tensors = load_file(file)
+    taken = next(name for name in tensors if "lora_N" in name)
+    save_file({**tensors, taken: torch.zeros_like(tensors[taken])}, file)
+    export(model, sources, tmp_path / "out", resources)
+    plain = PeftModel.from_pretrained(load_model(model.path, torch.float32), str(tmp_path / "out"))
+    assert relative(logits(plain), logits(load_trained(sources, read_adapter(sources.init_dir)))) < 1e-5
+
+
 def test_its_configuration_names_the_base_and_no_folder_of_this_machine(model, tmp_path, resources):
     report = export(model, trained(model, tmp_path, "lora"), tmp_path / "out", resources)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
