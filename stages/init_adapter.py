@@ -19,6 +19,7 @@ from pipeline.strict import StrictModel
 from stages._weights.architecture import Shapes
 from stages.adapters import AnyAdapter
 from stages.adapters.base import AdapterConfig, total_trainable
+from stages.adapters.gradient import GradientConfig
 
 VERSION = 2
 
@@ -54,15 +55,20 @@ class Inputs(StrictModel):
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
-    """Rank and targets against the model's matrices, and the probe against its kind, when the model is there."""
+    """Rank and targets against the model's matrices, the probe against its kind, and the memory that a gradient takes,
+    when the model is there.
+    """
     from stages._weights import architecture, targets
 
     if "model" not in known or not isinstance(config.adapter, AdapterConfig):
         return []
     folder = known["model"].path
-    return targets.folder_problems(folder, config.adapter) + (
-        architecture.probe_problems(folder) if config.probe else []
-    )
+    lines = targets.folder_problems(folder, config.adapter)
+    if config.probe:
+        lines += architecture.probe_problems(folder)
+    if isinstance(config.adapter, GradientConfig):
+        lines += _gradient_problems(config.adapter, resources, known)
+    return lines
 
 
 def target_problems(config: Config, shapes: dict[str, tuple[int, ...]]) -> list[str]:
@@ -101,6 +107,20 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
         return start.write_adapter(config, inputs.model.path, out, resources)
     readers, estimated = gradients.readers(config, inputs.model, inputs.tokens, out, resources)
     return {**start.write_adapter(config, inputs.model.path, out, resources, readers), **estimated}
+
+
+def _gradient_problems(adapter: GradientConfig, resources: Resources, known: dict[str, Artifact]) -> list[str]:
+    """Whether the model, and the gradient by all targeted weights, fit into memory."""
+    from stages._training import requirements
+    from stages._weights import targets
+
+    shapes = _shapes(known["model"])
+    matrices = targets.matrices(shapes)
+    num_targeted = sum(math.prod(matrices[module]) for module in targets.select(matrices, adapter.targets)[0])
+    length = known["tokens"].metrics()["length_max"] if "tokens" in known else requirements.DEFAULT_LENGTH
+    return requirements.gradient_problems(
+        adapter.gradient, resources, requirements.size_of(shapes, num_targeted, length)
+    )
 
 
 def _shapes(model: Artifact) -> dict[str, tuple[int, ...]]:

@@ -84,7 +84,11 @@ def make_gradient_spec(
     """The same for an estimate of the gradient by the weights of `modules`: a batch is one pass of every process."""
     return GradientSpec(
         config=Config(
-            global_batch_size=estimate.batch_size, zero_stage=estimate.zero_stage, dtype=estimate.dtype, seed=seed
+            global_batch_size=estimate.batch_size,
+            zero_stage=estimate.zero_stage,
+            dtype=estimate.dtype,
+            max_gradient_norm=None,
+            seed=seed,
         ),
         model_dir=model_dir.absolute(),
         tokens_dir=tokens_dir.absolute(),

@@ -14,6 +14,7 @@ from stages._training import layout
 from stages._weights import targets
 
 if TYPE_CHECKING:
+    from stages.adapters.gradient import Estimate
     from stages.train import Config
 
 PROCESS_BYTES = 0.7e9
@@ -56,22 +57,51 @@ def size_of(shapes: Mapping[str, tuple[int, ...]], num_trainable: int = 0, max_l
 
 
 def need(config: Config, shared: layout.Layout, size: Size) -> Need:
-    """An estimate for a frozen base with a trained adapter, or for a model that is trained itself.
+    """An estimate for a frozen base with a trained adapter, or for a model that is trained itself: Adam keeps a master
+    copy and two averages of what is trained.
+    """
+    num_added = size.num_trainable if size.num_trainable < size.num_parameters else 0
+    num_quantized = size.num_in_matrices if config.quantize else 0
+    num_whole = size.num_parameters + num_added - num_quantized
+    weights = num_whole * _width(config) + num_quantized * QUANTIZED_BYTES
+    return Need(_memory_need(config, shared, size, weights, 12), size.num_trainable * 16 * NUM_CHECKPOINTS)
+
+
+def gradient_problems(estimate: Estimate, resources: Resources, size: Size) -> list[str]:
+    """A line if this machine has not the memory to estimate the gradient by `num_trainable` of the model's numbers, of
+    which DeepSpeed keeps a master copy from stage 1 on.
+    """
+    num_processes = layout.num_processes(resources)
+    shared = layout.Layout(num_processes, estimate.num_batches, -(-estimate.batch_size // num_processes))
+    weights = size.num_parameters * _width(estimate)
+    needed = _memory_need(estimate, shared, size, weights, 4 if estimate.zero_stage else 0)
+    memory, kind = _memory(resources)
+    if needed <= memory:
+        return []
+    return [
+        f"adapter.gradient: it needs about {_gib(needed)} at ZeRO stage {estimate.zero_stage} on {num_processes} "
+        f"processes in {estimate.dtype}, found {_gib(memory)} of {kind}; use a higher zero_stage, bfloat16, or a "
+        f"smaller batch_size in adapter.gradient, or fewer processes (resources.num_processes)"
+    ]
+
+
+def _memory_need(
+    setup: Config | Estimate, shared: layout.Layout, size: Size, weight_bytes: float, state_bytes: int
+) -> float:
+    """Bytes over all processes, given those of the weights and of the optimizer's states of one trained number.
 
     Weights are divided among the processes at ZeRO stage 3, gradients from stage 2, optimizer states from stage 1.
     """
-    width = 4 if config.dtype == "float32" else 2
-    copies = {stage: 1 if config.zero_stage >= stage else shared.num_processes for stage in (1, 2, 3)}
-    num_added = size.num_trainable if size.num_trainable < size.num_parameters else 0
-    num_quantized = size.num_in_matrices if config.quantize else 0
-    whole, short = size.num_parameters + num_added - num_quantized, num_quantized
-    weights = (whole * width + short * QUANTIZED_BYTES) * copies[3]
-    gradients = size.num_trainable * 4 * copies[2]
-    optimizer = size.num_trainable * 12 * copies[1]
+    copies = {stage: 1 if setup.zero_stage >= stage else shared.num_processes for stage in (1, 2, 3)}
     tokens = shared.num_processes * shared.per_device_batch_size * size.max_length
-    activations = tokens * size.num_activations * width * ACTIVATION_FACTOR
-    memory = weights + gradients + optimizer + activations + PROCESS_BYTES * shared.num_processes
-    return Need(memory, size.num_trainable * 16 * NUM_CHECKPOINTS)
+    activations = tokens * size.num_activations * _width(setup) * ACTIVATION_FACTOR
+    trained = size.num_trainable * (4 * copies[2] + state_bytes * copies[1])
+    return weight_bytes * copies[3] + trained + activations + PROCESS_BYTES * shared.num_processes
+
+
+def _width(setup: Config | Estimate) -> int:
+    """Bytes of a number."""
+    return 4 if setup.dtype == "float32" else 2
 
 
 def package_problems(config: Config) -> list[str]:

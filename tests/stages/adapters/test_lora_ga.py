@@ -20,7 +20,7 @@ from stages import init_adapter
 from stages._adaptation.probe import load_model
 from stages._adaptation.start import generator_for, start_one, targeted_weights
 from stages._peft.load import load_factors
-from stages._training import launch
+from stages._training import launch, requirements
 from stages._training.batches import Order, TokenFile
 from stages._training.spec import GRADIENTS_FILE
 from stages._weights import targets
@@ -217,6 +217,15 @@ def test_it_needs_tokens(tiny_model, workspace):
     chosen = init_adapter.Config.model_validate({"adapter": {"method": "lora_ga", "rank": 4}})
     with pytest.raises(UserError, match="expected a track's tokens"):
         init_adapter.run(chosen, init_adapter.Inputs(model=tiny_model), workspace, RESOURCES)
+
+
+def test_a_gradient_that_does_not_fit_is_refused(tiny_model):
+    chosen = init_adapter.Config.model_validate({"adapter": {"method": "lora_ga", "rank": 4}})
+    assert init_adapter.preflight(chosen, RESOURCES, {"model": tiny_model}) == []
+    size = requirements.Size(num_parameters=10**13, num_trainable=10**13)
+    (line,) = requirements.gradient_problems(Estimate(zero_stage=3), RESOURCES, size)
+    assert "needs about 1117" in line  # weights, gradients and masters: 12 bytes each, in GiB
+    assert "use a higher zero_stage" in line
 
 
 @pytest.mark.parametrize(("method", "expected"), [("lora_ga", ["math/init_adapter"]), ("lora", ["init_adapter"])])
