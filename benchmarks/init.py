@@ -1,12 +1,13 @@
 """How fast adapters start on the shapes of Mistral-7B, beside PEFT's own starts, as one Markdown table.
 
-    python -m benchmarks.init [--dir DIR] [--rounds 3] [--layers 32] [--only WORDS]
+    python -m benchmarks.init [--dir DIR] [--rounds 3] [--layers 32] [--only REGEX]
 
 Every line is a process of its own that starts adapters of rank 128 from sharded bfloat16 files and writes them; its
-number is the fastest of `--rounds`, with the files in the page cache (lines of more than 20 s run once). Methods that
-would take minutes are measured on a part of the model, which the line names: a whole layer has one matrix of each of
-the seven shapes, so its seconds per matrix are those of the model. Ratios compare seconds per matrix with PEFT's
-`pissa_niter_4` and plain LoRA on the same part. PEFT's lines start from weights in memory; ours read them.
+number is the median of `--rounds`, taken in turns, with the files in the page cache (lines of more than 20 s run once).
+Methods that would take minutes are measured on a part of the model, which the line names: a whole layer has one matrix
+of each of the seven shapes, so its seconds per matrix are those of the model. Ratios compare seconds per matrix with
+PEFT's `pissa_niter_4` on the same part and with plain LoRA on the model. PEFT's lines start from weights in memory;
+ours read them.
 
 The folders of weights (15 GB, and holes in the shapes of Llama-2-70B) are made once below `--dir` and kept there. Exit
 code 1 when a number misses its bar.
@@ -15,12 +16,14 @@ code 1 when a number misses its bar.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from pipeline.machine import cpu_count
@@ -49,7 +52,7 @@ class Case:
 
     def measure(self, folder: Path) -> None:
         """Run it once more, unless it is too slow for that."""
-        if self.seconds and self.fastest > ONCE_SECONDS:
+        if self.seconds and self.median > ONCE_SECONDS:
             return
         adapter = self.adapter | ({"targets": TARGETS[self.part]} if self.part in TARGETS else {})
         command = [sys.executable, "-m", "benchmarks.init_case", self.kind, folder / self.folder, json.dumps(adapter)]
@@ -58,14 +61,14 @@ class Case:
         self.seconds.append(self.measured["seconds"])
 
     @property
-    def fastest(self) -> float:
-        """Seconds of the fastest round."""
-        return min(self.seconds)
+    def median(self) -> float:
+        """Seconds."""
+        return median(self.seconds)
 
     @property
     def per_matrix(self) -> float:
         """Seconds."""
-        return self.fastest / self.measured["num_matrices"]
+        return self.median / self.measured["num_matrices"]
 
 
 def nlora(part: str = MODEL, **options: Any) -> Case:
@@ -108,7 +111,7 @@ def cases() -> list[Case]:
 def main() -> int:
     """Measure, print the table, and tell whether every bar is met."""
     arguments = parse_arguments()
-    chosen = [case for case in cases() if arguments.only in f"{case.name} | {case.part}"]
+    chosen = [case for case in cases() if re.search(arguments.only, f"{case.name} | {case.part}")]
     load = os.getloadavg()[0]
     make_folders(arguments, {case.folder for case in chosen})
     folder = arguments.dir / f"{arguments.layers}"
@@ -121,7 +124,7 @@ def main() -> int:
     found = list(bars(by_name))
     for bar in found:
         print(f"- {bar.text}: {bar.found:.3g}, bar {bar.sign} {bar.limit:g}: {'met' if bar.met else 'MISSED'}")
-    print(f"\nfastest of {arguments.rounds} rounds, {cpu_count()} cores, load {load:.1f} before the start")
+    print(f"\nmedians of {arguments.rounds} rounds, {cpu_count()} cores, load {load:.1f} before the start")
     return 0 if all(bar.met for bar in found) else 1
 
 
@@ -131,7 +134,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "nlora-benchmark")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=32, help="of the 7B shapes; fewer make smaller files")
-    parser.add_argument("--only", default="", help="the lines whose `name | part` contains this")
+    parser.add_argument("--only", default="", help="a regex: the lines whose `name | part` it matches")
     return parser.parse_args()
 
 
@@ -198,7 +201,7 @@ def markdown(chosen: list[Case], by_name: dict[str, Case]) -> str:
         lora = by_name.get(f"lora | {MODEL}")
         found = case.measured
         lines.append(
-            f"| {case.name} | {case.part} | {found['num_matrices']} | {case.fastest:.2f} | {case.per_matrix * 1e3:.1f} "
+            f"| {case.name} | {case.part} | {found['num_matrices']} | {case.median:.2f} | {case.per_matrix * 1e3:.1f} "
             f"| {found['peak_bytes'] / 2**20:,.0f} MiB | {found['bytes_read'] / 1e6:,.0f} MB "
             f"| {_ratio(niter, case, case.folder)} | {_ratio(case, lora, case.folder)} |"
         )
