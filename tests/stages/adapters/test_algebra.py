@@ -22,8 +22,9 @@ def some_factors(core: str, num_out: int = 14, num_in: int = 9, rank: int = 4, s
     )
 
 
+@pytest.mark.parametrize("core", CORES)
 @quickly
-@given(st.sampled_from(CORES), st.integers(4, 20), st.integers(4, 20), st.integers(1, 4), st.integers(0, 10**6))
+@given(num_out=st.integers(4, 20), num_in=st.integers(4, 20), rank=st.integers(1, 4), seed=st.integers(0, 10**6))
 def test_product_fold_and_norm_are_those_of_the_update(core, num_out, num_in, rank, seed):
     factors = some_factors(core, num_out, num_in, rank, seed)
     expected = explicit(factors)
