@@ -22,6 +22,8 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 
+from stages._weights.partitioned import is_partitioned
+
 
 def value(parameter: torch.nn.Parameter) -> torch.Tensor:
     """A copy of the master value; of a frozen parameter, which has no master, of its value."""
@@ -29,14 +31,14 @@ def value(parameter: torch.nn.Parameter) -> torch.Tensor:
         master = safe_get_full_fp32_param(parameter)
         if master is not None:
             return master.clone()
-    with deepspeed.zero.GatheredParameters([parameter], enabled=_is_partitioned(parameter)):
+    with deepspeed.zero.GatheredParameters([parameter], enabled=is_partitioned(parameter)):
         return parameter.detach().float().clone()
 
 
 @torch.no_grad()
 def set_value(parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
     """Write the master and the working copy."""
-    if _is_partitioned(parameter):
+    if is_partitioned(parameter):
         safe_set_local_fp32_param(parameter, _own_part(parameter, value))
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             if comm.get_rank() == 0:
@@ -55,7 +57,7 @@ def gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 def set_gradient(parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
     """Replace it, before the optimizer steps."""
-    if _is_partitioned(parameter):
+    if is_partitioned(parameter):
         safe_set_local_grad(parameter, _own_part(parameter, value))
     else:
         safe_set_full_grad(parameter, value)
@@ -70,7 +72,7 @@ def optimizer_state(engine: Any, parameter: torch.nn.Parameter, key: str) -> tor
 
 def set_optimizer_state(engine: Any, parameter: torch.nn.Parameter, key: str, value: torch.Tensor) -> None:
     """Replace one of them."""
-    if _is_partitioned(parameter):
+    if is_partitioned(parameter):
         safe_set_local_optimizer_state(parameter, _own_part(parameter, value), key)
     elif hasattr(parameter, "_hp_mapping"):
         safe_set_full_optimizer_state(parameter, value, key)
@@ -82,10 +84,6 @@ def forget_step_count(engine: Any) -> None:
     """Let the optimizer correct its running means for their short history, as at its start."""
     for state in engine.basic_optimizer.state.values():
         state["step"].zero_()
-
-
-def _is_partitioned(parameter: torch.nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_id")
 
 
 def _own_part(parameter: Any, value: torch.Tensor) -> torch.Tensor:

@@ -132,11 +132,13 @@ class Restarts(TrainingPart):
         import torch
         from deepspeed import zero
 
+        from stages._weights.partitioned import is_partitioned
+
         layer = self.layers[module]
         weight = layer.get_base_layer().weight
-        is_partitioned = hasattr(weight, "ds_id")
-        with torch.no_grad(), zero.GatheredParameters([weight], modifier_rank=0, enabled=is_partitioned):
-            if not is_partitioned or self.is_first:
+        divided = is_partitioned(weight)
+        with torch.no_grad(), zero.GatheredParameters([weight], modifier_rank=0, enabled=divided):
+            if not divided or self.is_first:
                 update_OI = layer.scaling["default"] * (b_OR.to(weight.device) @ a_RI.to(weight.device))
                 weight.copy_(weight.float() + update_OI)
 
