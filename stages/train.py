@@ -1,7 +1,8 @@
-"""Train adapter factors with DeepSpeed. Reads a model, tokens and a started adapter; writes the trained adapter.
+"""Train adapter factors, or the whole model, with DeepSpeed. Reads a model, tokens and the start; writes the result.
 
-Writes adapter_config.json, adapter_model.safetensors, template.json and metrics.jsonl. The work is done by processes of
-their own (`stages._training.worker`), one per GPU or two on a CPU; a rerun goes on from the newest sealed checkpoint.
+Writes adapter_config.json and adapter_model.safetensors, or for full fine-tuning a model folder in float32; and
+template.json, metrics.jsonl, and quantization.json where the base was quantised. The work is done by processes of their
+own (`stages._training.worker`), one per GPU or two on a CPU; a rerun goes on from the newest sealed checkpoint.
 """
 
 from typing import Annotated, Any, Literal, Self

@@ -30,7 +30,10 @@ class GradientMatrix(FileMatrix):
 
     def gradient(self) -> torch.Tensor:
         """dL/dW [O, I] in float32."""
-        return FileMatrix(self._gradient).full()
+        gradient = FileMatrix(self._gradient)
+        value_OI = gradient.full()
+        self.bytes_read += gradient.bytes_read
+        return value_OI
 
 
 def readers(

@@ -193,6 +193,7 @@ def test_the_stage_starts_the_adapter_that_peft_would(tiny_model, tiny_tokens, e
     inputs = init_adapter.Inputs(model=tiny_model, tokens=tiny_tokens)
     metrics = init_adapter.run(chosen, inputs, workspace, RESOURCES)
     assert_equal_gradients(workspace / GRADIENTS_FILE, expected)
+    assert metrics["bytes_read"] == sum(4 * gradient_OI.numel() for gradient_OI in expected.gradients.values())
     assert metrics["probe_loss_start"] == pytest.approx(metrics["probe_loss_base"], abs=1e-4)
     factors = load_factors(workspace.path)
     adapted = expected.adapted(monkeypatch)
