@@ -101,7 +101,7 @@ def run_all(file: Path, todo: list[tuple[TrainSpec, Path | None]]) -> None:
     runs = [{"spec": spec.model_dump_json(), "checkpoint": path and str(path)} for spec, path in todo]
     file.write_text(json.dumps(runs))
     command = [*launch.command(file, 2)[:-2], "tests.stages.training_runs", str(file)]
-    subprocess.run(command, env=launch.environment(todo[0][0]), check=True, timeout=300)
+    subprocess.run(command, env=launch.environment(todo[0][0]), check=True, timeout=900)
 
 
 def losses(out: Path) -> list[float]:

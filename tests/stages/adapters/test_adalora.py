@@ -11,7 +11,10 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.errors import UserError
+from stages import train
 from stages._peft.load import load_adapter, load_factors
+from stages._training.part import training_part
 from stages.adapters import adalora, algebra, nlora
 from stages.adapters.training import TrainingContext
 
@@ -44,10 +47,10 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def train_as_peft_does(num_steps: int = NUM_STEPS) -> PeftModel:
     model: Any = adapted()
-    optimizer = torch.optim.AdamW(trained(model), lr=0.05)
+    optimizer = torch.optim.AdamW(trained_of(model), lr=0.05)
     for step in range(num_steps):
         model.base_model(*batch(step)).loss.backward()  # PEFT adds its second loss there, and only there
-        torch.nn.utils.clip_grad_norm_(trained(model), MAX_NORM)
+        torch.nn.utils.clip_grad_norm_(trained_of(model), MAX_NORM)
         optimizer.step()
         model.base_model.update_and_allocate(step + 1)
         optimizer.zero_grad()
@@ -59,7 +62,7 @@ class Run:
 
     def __init__(self) -> None:
         self.model: Any = adapted()
-        self.optimizer = torch.optim.AdamW(trained(self.model), lr=0.05)
+        self.optimizer = torch.optim.AdamW(trained_of(self.model), lr=0.05)
         self.part: Any = adalora.training(CONFIG, context(self.model))
 
     def steps(self, first: int, last: int) -> None:
@@ -67,7 +70,7 @@ class Run:
             x, labels = batch(step)
             (self.model(x).out - labels).square().mean().backward()
             self.part.gradients_complete(step)
-            norm = torch.nn.utils.clip_grad_norm_(trained(self.model), MAX_NORM)
+            norm = torch.nn.utils.clip_grad_norm_(trained_of(self.model), MAX_NORM)
             self.optimizer.step()
             self.part.step_done(step, float(norm))
             self.optimizer.zero_grad()
@@ -77,7 +80,7 @@ def context(model: Any) -> TrainingContext:
     return TrainingContext(SimpleNamespace(module=model), NUM_STEPS, 0, MAX_NORM)
 
 
-def trained(model: Any) -> list[nn.Parameter]:
+def trained_of(model: Any) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -181,3 +184,11 @@ def test_what_cannot_be_is_refused(options, message):
 def test_a_budget_for_nlora_goes_with_its_own_form_only(other):
     with pytest.raises(ValidationError, match=r"budget: found with|target_rank"):
         nlora.Config.model_validate({"method": "nlora", "rank": 6, "budget": {"target_rank": 2}, **other})
+
+
+def test_values_that_cannot_be_reached_are_refused(tmp_path):
+    (tmp_path / "adapter.json").write_text(CONFIG.model_dump_json())
+    chosen = train.Config(zero_stage=0, dtype="bfloat16")
+    spec: Any = SimpleNamespace(adapter_dir=tmp_path, config=chosen)
+    with pytest.raises(UserError, match=r"zero_stage: got 0 with dtype bfloat16.*adalora"):
+        training_part(spec, SimpleNamespace(module=adapted()), NUM_STEPS)
