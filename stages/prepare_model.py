@@ -12,7 +12,7 @@ from pipeline.artifact import Artifact
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import LocalPath, StrictModel
 
-VERSION = 1
+VERSION = 2
 
 
 class Hub(StrictModel):
