@@ -1,7 +1,9 @@
 """Merge a trained adapter into its base: W + s B N A, less the start where it was subtracted. Reads, verifies, writes.
 
 After full fine-tuning, the trained weights take the place of the base's. Where training saw a quantised base, the merge
-goes into the base as it was, and the metrics say what that changes on the probe texts. Writes the layout of prepare_model, template.json, and merge_report.json with what the verification found.
+goes into the base as it was, and the metrics say what that changes on the probe texts.
+
+Writes the layout of prepare_model, template.json, and merge_report.json with what the verification found.
 """
 
 from typing import Any, Literal

@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from stages._adaptation.start import targeted_weights
 from stages._training import launch
+from stages._training.batches import TokenFile
 from stages._training.spec import GRADIENTS_FILE, RESULT_FILE
 from stages._weights.index import StoredTensor, tensors_of
 from stages._weights.matrix import FileMatrix
@@ -40,7 +41,7 @@ def readers(
     config: Config, model: Artifact, tokens: Artifact | None, out: Workspace, resources: Resources
 ) -> tuple[dict[str, GradientMatrix], dict[str, Any]]:
     """(module name -> reader, of every targeted module; the estimate's metrics). What an interrupted step has estimated
-    is not estimated again. Raises UserError without tokens, StepFailed if a worker fails.
+    is not estimated again. Raises UserError without enough tokens, StepFailed if a worker fails.
     """
     adapter = config.adapter
     assert isinstance(adapter, GradientConfig)
@@ -48,6 +49,9 @@ def readers(
         raise UserError(
             f"adapter.method: {adapter.method} starts from a gradient, expected a track's tokens as an input"
         )
+    num_samples, size = len(TokenFile(tokens / "train.safetensors")), adapter.gradient.batch_size
+    if num_samples < size:
+        raise UserError(f"adapter.gradient.batch_size: got {size}, must be <= the {num_samples} training samples")
     weights = targeted_weights(model.path, adapter)
     if not ((out / GRADIENTS_FILE).exists() and (out / RESULT_FILE).exists()):
         spec = launch.make_gradient_spec(

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from deepspeed import comm
 
-from pipeline.errors import UserError
 from stages._training import engine as engines
 from stages._training import whole
 from stages._training.batches import Order, TokenFile, share
@@ -47,8 +46,6 @@ def estimate(spec: GradientSpec) -> None:
 def _passes(spec: GradientSpec, tokens: TokenFile) -> Iterator[Pass]:
     """This process's share of every batch; all processes have equally many."""
     size = spec.config.global_batch_size
-    if len(tokens) < size:
-        raise UserError(f"adapter.gradient.batch_size: got {size}, must be <= the {len(tokens)} training samples")
     order = Order(tokens.lengths, size, spec.config.seed, group_by_length=False)
     for number in range(spec.num_batches):
         batch = order.rows(number)

@@ -206,7 +206,6 @@ def test_the_stage_starts_the_adapter_that_peft_would(tiny_model, tiny_tokens, e
     assert again["gradient_loss"] == metrics["gradient_loss"]
 
 
-@pytest.mark.slow
 def test_a_batch_larger_than_the_data_is_refused(tiny_model, tiny_tokens, workspace):
     adapter = {"method": "lora_ga", "rank": 4, "gradient": {"batch_size": 41}}
     chosen = init_adapter.Config.model_validate({"adapter": adapter})
