@@ -15,7 +15,7 @@ from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 from stages._weights.architecture import Shapes
 
-VERSION = 1
+VERSION = 2
 
 Positive = Annotated[int, Field(ge=1)]
 
