@@ -20,6 +20,7 @@ from pipeline.errors import StepFailed
 from pipeline.lock import Lock
 
 _RESERVED = {"logs", "locks", "runs", "cache"}
+_PARTIAL = ".partial"
 
 
 class Store:
@@ -32,7 +33,7 @@ class Store:
         return self.root / stage / fingerprint[:16]
 
     def partial(self, stage: str, fingerprint: str) -> Path:
-        return self.root / stage / f"{fingerprint[:16]}.partial"
+        return self.root / stage / f"{fingerprint[:16]}{_PARTIAL}"
 
     def log(self, stage: str, fingerprint: str) -> Path:
         return self.root / "logs" / f"{stage}-{fingerprint[:16]}.log"
@@ -61,12 +62,13 @@ class Store:
     def artifacts(self) -> Iterator[Path]:
         """The folder of every sealed artifact."""
         for stage in self._stage_folders():
-            yield from sorted(path.parent for path in stage.glob(f"*/{MANIFEST}"))
+            folders = sorted(path.parent for path in stage.glob(f"*/{MANIFEST}"))
+            yield from (folder for folder in folders if folder.suffix != _PARTIAL)  # one that is about to be renamed
 
     def partials(self) -> Iterator[Path]:
         """The folder of every unfinished one."""
         for stage in self._stage_folders():
-            yield from sorted(stage.glob("*.partial"))
+            yield from sorted(stage.glob(f"*{_PARTIAL}"))
 
     def _stage_folders(self) -> list[Path]:
         if not self.root.is_dir():

@@ -41,6 +41,12 @@ def start_processes(spec: WorkerSpec) -> None:
     torch.manual_seed(spec.config.seed * 1_000_003 + deepspeed.comm.get_rank())
 
 
+def leave_processes() -> None:
+    """End the connections together: threads of a backend that still wait for another process abort this one's exit."""
+    deepspeed.comm.barrier()
+    deepspeed.comm.destroy_process_group()
+
+
 def deepspeed_config(spec: WorkerSpec, num_processes: int) -> dict[str, Any]:
     """DeepSpeed's configuration for this recipe."""
     config = spec.config

@@ -16,11 +16,12 @@ def main(spec_file: str) -> int:
     """Do as the spec says. An expected failure is left in a file for the launcher to report."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     spec: TrainSpec | GradientSpec = TypeAdapter(TrainSpec | GradientSpec).validate_json(Path(spec_file).read_text())
-    from stages._training.engine import start_processes
+    from stages._training.engine import leave_processes, start_processes
 
     start_processes(spec)
     try:
         work(spec)
+        leave_processes()
     except PipelineError as error:
         temporary = spec.out / f"{FAILURE_FILE}.{os.getpid()}"
         temporary.write_text(json.dumps({"message": str(error), "is_users": isinstance(error, UserError)}))

