@@ -56,6 +56,7 @@ class Case:
             return
         adapter = self.adapter | ({"targets": TARGETS[self.part]} if self.part in TARGETS else {})
         command = [sys.executable, "-m", "benchmarks.init_case", self.kind, folder / self.folder, json.dumps(adapter)]
+        os.sync()  # what the line before wrote is not to slow this one down
         done = subprocess.run(list(map(str, command)), cwd=ROOT, check=True, stdout=subprocess.PIPE)
         self.measured = json.loads(done.stdout)
         self.seconds.append(self.measured["seconds"])
