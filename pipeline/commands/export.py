@@ -136,10 +136,16 @@ def _identity(plan: "Plan", step: "Step", options: Any) -> dict[str, Any]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    """A line for each thing in the report, and for each item of its lists."""
+    """A line for each thing in the report; of a list of records, which may be long, only how many there are."""
+    for name, value in report.items():
+        for line in _lines(value):
+            print(f"{name}: {line}")
+
+
+def _lines(value: Any) -> list[str]:
     from pipeline.display import metrics
 
-    for name, value in report.items():
-        for item in value if isinstance(value, list) else [value]:
-            values = item if isinstance(item, dict) else {"": item}
-            print(f"{name}: {metrics({'metrics': values}).strip()}")
+    if isinstance(value, list):
+        records = [item for item in value if isinstance(item, dict)]
+        return [f"{len(records)}, each in {REPORT_FILE}"] if records else [str(item) for item in value]
+    return [metrics({"metrics": value if isinstance(value, dict) else {"": value}}).strip()]

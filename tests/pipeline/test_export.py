@@ -32,7 +32,7 @@ def test_a_steps_result_appears_with_its_origin(toy, pipeline, tmp_path):
     )
     assert len(report["fingerprint"]) == 64
     assert "error: 0.25" in done.stdout
-    assert "matrices: name first  rank 3" in done.stdout
+    assert "matrices: 1, each in export.json" in done.stdout
     assert "notes: a note" in done.stdout
     assert str(target) in done.stdout
 
