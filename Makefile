@@ -13,7 +13,7 @@ help: ## list these commands
 setup: ## create .venv and install exactly the lock file of this machine
 	@requirements/setup.sh
 
-quickstart: setup ## recipe to report on a real small model, on any machine: about 15 minutes on 2 cores
+quickstart: setup ## recipe to report on a real small model, on any machine: about 10 minutes on 2 cores
 	@python -m pipeline run recipes/quickstart.yaml
 
 doctor: setup ## what this machine can do, what is wrong, and how to mend it
