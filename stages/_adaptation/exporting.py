@@ -42,6 +42,8 @@ class Exported(NamedTuple):
     """L M, in the dtype of the file"""
     scaling: float
     magnitude_O: torch.Tensor | None  # noqa: N815 - a shape suffix
+    exact_rank: int
+    """of the exact update as it is given"""
     error: float
     """How far s L M is from the exact update"""
     norm: float
@@ -113,12 +115,12 @@ def _export(
     resources: Resources,
 ) -> dict[str, Any]:
     torch.set_num_threads(resources.num_threads or machine.cpu_count())
-    if form.rank is not None:
-        _refuse_needless(form.rank, updates)
     exported = {}
     for number, (module, update) in enumerate(updates.items()):
         exported[module] = _exported(update, form)
         out.progress(number + 1, len(updates))
+    if form.rank is not None:
+        _refuse_needless(form.rank, exported)
     kept = {module: each for module, each in exported.items() if each.product.rank}
     if not kept:
         raise UserError(f"export: {adapter.method} left every matrix at rank 0, so there is no update to write")
@@ -139,6 +141,7 @@ def _exported(update: Update, form: Form) -> Exported:
         stored,
         update.scaling,
         None if magnitude_O is None else magnitude_O.to(form.dtype),
+        exact.rank,
         update.scaling * exact.minus(stored.to(torch.float64)).norm(),
         update.scaling * exact.norm(),
     )
@@ -162,8 +165,8 @@ def _low_rank(factors: Factors) -> LowRank:
     return LowRank(left_OR[:, kept], right_RI[kept])
 
 
-def _refuse_needless(rank: int, updates: Mapping[str, Update]) -> None:
-    largest = max(exact_update(update).rank for update in updates.values())
+def _refuse_needless(rank: int, exported: Mapping[str, Exported]) -> None:
+    largest = max(each.exact_rank for each in exported.values())
     if rank > largest:
         raise UserError(f"--rank: got {rank}, expected at most {largest}, the rank of the exact export; leave it out")
 

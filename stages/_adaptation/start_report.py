@@ -14,11 +14,10 @@ from stages._adaptation.parallel import in_order
 from stages._adaptation.probe import start_losses
 from stages.adapters import algebra
 from stages.adapters.base import AdapterConfig, Factors, WeightReader
+from stages.adapters.blocks import row_blocks
 
 if TYPE_CHECKING:
     from stages.init_adapter import Config
-
-_BLOCK_ROWS = 1024
 
 
 def matrix_reports(
@@ -40,12 +39,10 @@ def matrix_report(module: str, weight: WeightReader, factors: Factors, adapter: 
     scaling = adapter.for_module(module).scaling
     right_RI, left_OR = algebra.folded(factors)
     weight_squared = error_squared = 0.0
-    start = 0
-    for block_bI in weight.blocks(_BLOCK_ROWS):
-        approximation_bI = scaling * left_OR[start : start + len(block_bI)] @ right_RI
+    for rows, block_bI in row_blocks(weight):
+        approximation_bI = scaling * left_OR[rows] @ right_RI
         weight_squared += _squared(block_bI)
         error_squared += _squared(block_bI - approximation_bI)
-        start += len(block_bI)
     norm = weight_squared**0.5
     update = algebra.update_norm(factors, scaling)
     return {

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from stages.adapters.base import Factors, WeightReader
 
-_BLOCK_ROWS = 1024
-
 
 def row_lengths(weight: WeightReader, update: Factors | None = None, scale: float = 1.0) -> torch.Tensor:
     """[O]: the Euclidean length of each row of W, or of W + s B N A. Raises StepFailed where one is zero."""
@@ -18,14 +16,14 @@ def row_lengths(weight: WeightReader, update: Factors | None = None, scale: floa
 
     from pipeline.errors import StepFailed
     from stages.adapters.algebra import folded
+    from stages.adapters.blocks import row_blocks
 
-    lengths, start = [], 0
+    lengths = []
     right_RI, left_OR = folded(update) if update is not None else (None, None)
-    for block_bI in weight.blocks(_BLOCK_ROWS):
+    for rows, block_bI in row_blocks(weight):
         if right_RI is not None and left_OR is not None:
-            block_bI = block_bI + scale * left_OR[start : start + len(block_bI)] @ right_RI
+            block_bI = block_bI + scale * left_OR[rows] @ right_RI
         lengths.append(torch.linalg.vector_norm(block_bI, dim=1))
-        start += len(block_bI)
     lengths_O = torch.cat(lengths)
     if not lengths_O.all():
         raise StepFailed(

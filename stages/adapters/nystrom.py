@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from stages.adapters.algebra import update_norm
 from stages.adapters.base import AdapterConfig, Factors, WeightReader
+from stages.adapters.blocks import row_blocks
 from stages.adapters.sampling import Sampling, choose
 
 if TYPE_CHECKING:
     import torch
 
-_BLOCK_ROWS = 1024
 _ROUNDING_SHARE = 0.01
 
 
@@ -113,10 +113,8 @@ def _projected(basis_OR: torch.Tensor, weight: WeightReader) -> torch.Tensor:
     import torch
 
     projected_RI = torch.zeros(basis_OR.shape[1], weight.shape[1], dtype=basis_OR.dtype)
-    start = 0
-    for block_bI in weight.blocks(_BLOCK_ROWS):
-        projected_RI += basis_OR[start : start + len(block_bI)].T @ block_bI
-        start += len(block_bI)
+    for rows, block_bI in row_blocks(weight):
+        projected_RI += basis_OR[rows].T @ block_bI
     return projected_RI
 
 
@@ -126,6 +124,6 @@ def _scaled(factors: Factors, weight: WeightReader, config: NystromConfig) -> Fa
 
     assert config.scale is not None
     assert factors.N_RR is not None
-    norm = sum(float(torch.linalg.vector_norm(block)) ** 2 for block in weight.blocks(_BLOCK_ROWS)) ** 0.5
+    norm = sum(float(torch.linalg.vector_norm(block)) ** 2 for _, block in row_blocks(weight)) ** 0.5
     update = update_norm(factors, config.scaling)
     return factors._replace(N_RR=factors.N_RR * (config.scale * norm / update)) if update else factors

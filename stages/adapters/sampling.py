@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from stages.adapters.blocks import row_blocks
 from stages.adapters.svd import fast_svd
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from stages.adapters.base import WeightReader
 
 Sampling = Literal["leading", "uniform", "norm", "leverage"]
-_BLOCK_ROWS = 1024
 _ITERATIONS = 2
 """Of the subspace iteration behind leverage scores: they only have to rank rows, not to be exact."""
 
@@ -51,7 +51,7 @@ def _squared_lengths(weight: WeightReader) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     of_rows, of_columns = [], torch.zeros(weight.shape[1])
-    for block_bI in weight.blocks(_BLOCK_ROWS):
+    for _, block_bI in row_blocks(weight):
         squared = block_bI.square()
         of_rows.append(squared.sum(dim=1))
         of_columns = of_columns + squared.sum(dim=0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StepFailed
 from stages._weights.matrix import TensorMatrix
-from stages.adapters import magnitude
+from stages.adapters import blocks
 from stages.adapters.magnitude import row_lengths
 from tests.stages.adapters.matrices import quickly, random_weight, start, update, weights
 
@@ -15,7 +15,7 @@ from tests.stages.adapters.matrices import quickly, random_weight, start, update
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """So that a small weight comes in several blocks, the last one shorter."""
-    monkeypatch.setattr(magnitude, "_BLOCK_ROWS", 3)
+    monkeypatch.setattr(blocks, "_NUM_ROWS", 3)
 
 
 @quickly

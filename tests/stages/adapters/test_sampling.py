@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages._weights.matrix import TensorMatrix
-from stages.adapters import sampling
+from stages.adapters import blocks, sampling
 from stages.adapters.sampling import Sampling, choose
 from tests.stages.adapters.matrices import quickly, random_weight, weights
 
@@ -102,7 +102,7 @@ def test_leverage_is_blind_to_length_within_the_leading_space():
 
 
 def test_lengths_in_blocks_are_the_lengths(monkeypatch):
-    monkeypatch.setattr(sampling, "_BLOCK_ROWS", 4)
+    monkeypatch.setattr(blocks, "_NUM_ROWS", 4)
     weight = random_weight(11, 6)
     by_row, by_column = sampling._squared_lengths(TensorMatrix(weight))
     assert torch.allclose(by_row, weight.square().sum(dim=1))
