@@ -40,7 +40,7 @@ tracks:
         data: track
       mt_bench:
         ask: {name: mt_bench, questions: questions.jsonl, max_tokens: 8}
-        judge: {max_tokens: 8, num_retries: 0}
+        judge: {prompts: demo, max_tokens: 8, num_retries: 0}
 resources: {num_processes: 2}
 """
 
@@ -56,6 +56,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     tests = [{**row, "answer": f"#### {row['answer']}"} for row in rows[:6]]
     question = {"question_id": 1, "category": "math", "turns": ["how many apples ?", "how many pears ?"]}
+    question["reference"] = ["three apples", "two pears"]
     for name, content in (("train", rows), ("test", tests), ("questions", [question])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     (folder / "tiny.yaml").write_text(RECIPE)

@@ -20,7 +20,7 @@ from tests.stages.scripted_server import Script, completion, serving
 from tests.stages.templates import write_template
 
 MODEL = served_model_name("0" * 64)
-CONFIG = generate.Config(benchmark=mt_bench.Config(name="mt_bench", limit=2, max_tokens=8))
+CONFIG = generate.Config(benchmark=mt_bench.Config(name="mt_bench", questions="demo", limit=2, max_tokens=8))
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ def test_every_sampling_parameter_and_the_exact_prompt_are_sent(inputs: generate
 
 def test_the_second_turn_sees_the_first_answer(inputs: generate.Inputs, workspace: Workspace):
     script = Script(MODEL, lambda body: completion("seven"))
-    config = CONFIG.model_copy(update={"benchmark": mt_bench.Config(name="mt_bench", limit=1, max_tokens=8)})
+    config = CONFIG.model_copy(
+        update={"benchmark": mt_bench.Config(name="mt_bench", questions="demo", limit=1, max_tokens=8)}
+    )
     with serving(script) as url:
         generate.run(config, inputs, workspace, Resources(server_url=url))
     first, second = (body["prompt"] for body in script.bodies)
@@ -90,7 +92,9 @@ def test_an_answer_to_another_prompt_is_not_used(inputs: generate.Inputs, worksp
     with serving(script) as url:
         generate.run(CONFIG, inputs, workspace, Resources(server_url=url))
         script.bodies.clear()
-        other = CONFIG.model_copy(update={"benchmark": mt_bench.Config(name="mt_bench", limit=2, max_tokens=9)})
+        other = CONFIG.model_copy(
+            update={"benchmark": mt_bench.Config(name="mt_bench", questions="demo", limit=2, max_tokens=9)}
+        )
         generate.run(other, inputs, workspace, Resources(server_url=url))
     assert len(script.bodies) == 4
 

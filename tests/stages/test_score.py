@@ -17,10 +17,10 @@ def unanswered(tmp_path: Path) -> Path:
     """One request of MT-Bench without its answers."""
     folder = tmp_path / "answers"
     folder.mkdir()
-    request = mt_bench.requests(mt_bench.Config(name="mt_bench", limit=1), None, tmp_path)[0]
+    request = mt_bench.requests(mt_bench.Config(name="mt_bench", questions="demo", limit=1), None, tmp_path)[0]
     (folder / "requests.jsonl").write_text(request.model_dump_json() + "\n")
     (folder / "answers.jsonl").write_text("")
-    (folder / "generation.json").write_text(json.dumps({"benchmark": {"name": "mt_bench"}}))
+    (folder / "generation.json").write_text(json.dumps({"benchmark": {"name": "mt_bench", "questions": "demo"}}))
     return folder
 
 

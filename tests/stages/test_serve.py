@@ -72,7 +72,9 @@ def test_a_real_server_answers_greedily_as_transformers_does(
 
 def _generate(model: Artifact, template: Path, url: str, workspace: Workspace) -> list[dict]:
     """Greedy (the reasoning, math and coding questions), two turns."""
-    config = generate.Config(benchmark=mt_bench.Config(name="mt_bench", max_tokens=12), serve=CONFIG.numerics())
+    config = generate.Config(
+        benchmark=mt_bench.Config(name="mt_bench", questions="demo", max_tokens=12), serve=CONFIG.numerics()
+    )
     inputs = generate.Inputs(model=model, template=artifact(template, "tokenize"))
     metrics = generate.run(config, inputs, workspace, Resources(server_url=url))
     assert metrics["num_answers"] + metrics["num_prompt_too_long"] >= 16
