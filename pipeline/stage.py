@@ -22,6 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from pydantic import Field
+
 from pipeline.strict import StrictModel
 
 PROGRESS = ".progress.json"
@@ -35,6 +37,10 @@ class Resources(StrictModel):
     """Training processes (ranks); by default one per GPU, or one per CPU core up to 2."""
     num_threads: int | None = None
     """CPU threads of a process; by default the cores shared out among the processes."""
+    max_concurrent_requests: int | None = Field(None, ge=1)
+    """Requests that an endpoint gets at once; by default 16."""
+    max_requests_per_minute: float | None = Field(None, gt=0)
+    """What an endpoint's account allows; by default no limit of ours."""
     server_url: str | None = None
     """Base URL of the service started for this step, such as http://127.0.0.1:40123; set by the runner."""
     store_dir: Path | None = None

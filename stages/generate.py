@@ -1,23 +1,29 @@
-"""Ask a served model a benchmark's questions. Reads model/, template/, data/. Writes requests.jsonl, answers.jsonl.
+"""Ask a model a benchmark's questions. Reads model/, adapter/, template/, data/. Writes requests.jsonl, answers.jsonl.
 
-Also writes generation.json: what was asked, of which model, through which template.
-An interrupted run asks only for the answers that are missing.
+Also writes generation.json: what was asked, of which model, through which template. Every answer is kept in the store
+as it arrives (STORE/answers), so that an interrupted or a larger run asks only for those that are missing.
 """
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import model_validator
 
 from pipeline.artifact import Artifact
-from pipeline.errors import StepFailed
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
-from stages._serving.names import served_model_name
+from stages._data.prompts import Prompt
+from stages._serving.endpoint import Endpoint
 from stages._serving.requests import Answer, Request
 from stages._serving.settings import Numerics
 from stages.benchmarks import AnyBenchmark
 
-VERSION = 1
+if TYPE_CHECKING:
+    from stages._data.template import Template
+    from stages._serving.respondent import Respondent
+
+VERSION = 2
 
 
 class Config(StrictModel):
@@ -25,35 +31,79 @@ class Config(StrictModel):
 
     benchmark: AnyBenchmark
     serve: Numerics = Numerics()
+    template: Prompt | None = None
+    """For a model that brings no template of its training; by default the chat template of its tokenizer."""
+    endpoint: Endpoint | None = None
+    """Ask this endpoint instead of a model of ours."""
 
 
 class Inputs(StrictModel):
-    """`template`: a tokenize artifact. `data`: for benchmarks whose problems are prepared by a step."""
+    """Who is asked: a model, a model with an adapter on it, or (neither) the config's endpoint.
 
-    model: Artifact
-    template: Artifact
+    `template`: a tokenize artifact. `data`: for benchmarks whose problems are prepared by a step.
+    """
+
+    model: Artifact | None = None
+    adapter: Artifact | None = None
+    template: Artifact | None = None
     data: Artifact | None = None
+
+    @model_validator(mode="after")
+    def _an_adapter_is_on_a_model(self) -> "Inputs":
+        if self.adapter and not self.model:
+            raise ValueError("adapter: found without a model, expected its base as `model`")
+        return self
+
+
+def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
+    """Whether an endpoint's key is there."""
+    return config.endpoint.problems() if config.endpoint else []
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
-    """Needs the model's server at `resources.server_url`.
+    """A model of ours needs its server at `resources.server_url` (engine vllm).
 
     Raises UserError when the model was trained with another template; StepFailed when the server ends.
     """
-    from stages._data.template import Template
-    from stages._serving.prompts import Prompter, refuse_other_template
-    from stages._serving.records import AnswerFile, write_json_lines
+    from stages._serving.records import write_json_lines
+    from stages._serving.respondent import ask
 
-    template = Template.load(inputs.template.path)
-    refuse_other_template(inputs.model, template)
+    template = _template(config, inputs)
+    respondent = _respondent(config, inputs, template, resources)
     requests = _requests(config, inputs, out)
     write_json_lines(out / "requests.jsonl", (request.model_dump(mode="json") for request in requests))
-    _write_generation(out / "generation.json", config, inputs, template.template_sha256)
-    prompter = Prompter.for_model(inputs.model.path, template)
-    with AnswerFile(out / "answers.jsonl") as answers:
-        speed = _ask(requests, prompter, answers, config, inputs, out, resources)
-        ordered = answers.finish({request.id: number for number, request in enumerate(requests)})
-    return {**_metrics(requests, ordered), **speed}
+    asker = ask(respondent, lambda asker: asker.ask(requests), out, resources)
+    answers = _in_order(requests, asker.answers)
+    write_json_lines(out / "answers.jsonl", (answer.model_dump(mode="json") for answer in answers))
+    _write_generation(out / "generation.json", config, respondent.fingerprint, template)
+    speed = {"num_asked": asker.num_asked, "output_tokens_per_second": round(asker.tokens_per_second, 1)}
+    return {**_metrics(requests, answers), **speed}
+
+
+def _template(config: Config, inputs: Inputs) -> "Template | None":
+    """The one of the track; else the model's own; None where an endpoint has it. Refuses another than the trained."""
+    from stages._data.template import Template
+    from stages._serving.prompts import own_template, refuse_other_template
+
+    if inputs.model is None:
+        return None
+    trained = inputs.adapter or inputs.model
+    if inputs.template is None:
+        return own_template(trained, inputs.model, config.template)
+    template = Template.load(inputs.template.path)
+    refuse_other_template(trained, template)
+    return template
+
+
+def _respondent(config: Config, inputs: Inputs, template: "Template | None", resources: Resources) -> "Respondent":
+    from pipeline.errors import UserError
+    from stages._serving.respondent import endpoint_respondent, model_respondent
+
+    if inputs.model and template and not config.endpoint:
+        return model_respondent(inputs.model, inputs.adapter, template, config.serve, resources)
+    if config.endpoint and not inputs.model:
+        return endpoint_respondent(config.endpoint, resources)
+    raise UserError("generate: found both or none of a model and an endpoint, expected one of the two")
 
 
 def _requests(config: Config, inputs: Inputs, out: Workspace) -> list[Request]:
@@ -63,38 +113,23 @@ def _requests(config: Config, inputs: Inputs, out: Workspace) -> list[Request]:
     return module.requests(config.benchmark, inputs.data.path if inputs.data else None, out / ".cache")
 
 
-def _ask(
-    requests: list[Request],
-    prompter: Any,
-    answers: Any,
-    config: Config,
-    inputs: Inputs,
-    out: Workspace,
-    resources: Resources,
-) -> dict[str, float]:
-    from stages._serving.asking import Asker, run_in_thread
-    from stages._serving.client import Client
-    from stages._serving.progress import ProgressReport
-
-    if resources.server_url is None:
-        raise StepFailed("generate needs a model server, and none was started for it")
-    client = Client(resources.server_url, served_model_name(inputs.model.fingerprint))
-    asker = Asker(client, prompter, answers, config.serve.max_model_len, ProgressReport(out))
-
-    async def ask() -> None:
-        async with client:
-            await asker.ask(requests)
-
-    run_in_thread(ask())
-    return {"num_asked": asker.num_asked, "output_tokens_per_second": round(asker.tokens_per_second, 1)}
+def _in_order(requests: list[Request], answers: dict[tuple[str, int, int], Answer]) -> list[Answer]:
+    """Those that were asked for, request by request, sample by sample, turn by turn."""
+    return [
+        answers[request.id, sample, turn]
+        for request in requests
+        for sample in range(request.num_samples)
+        for turn in range(len(request.turns))
+    ]
 
 
-def _write_generation(path: Path, config: Config, inputs: Inputs, template_sha256: str) -> None:
+def _write_generation(path: Path, config: Config, fingerprint: str, template: "Template | None") -> None:
     record = {
         "benchmark": config.benchmark.model_dump(mode="json"),
         "serve": config.serve.model_dump(mode="json"),
-        "model_fingerprint": inputs.model.fingerprint,
-        "template_sha256": template_sha256,
+        "model_fingerprint": fingerprint,
+        "template_sha256": template.template_sha256 if template else None,
+        "endpoint": config.endpoint.model_dump(mode="json") if config.endpoint else None,
     }
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 

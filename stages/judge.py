@@ -1,25 +1,36 @@
-"""Let a served model judge MT-Bench answers. Reads answers/, opponent/, model/ (the judge). Writes judgments.jsonl.
+"""Let a model judge MT-Bench answers. Reads answers/, opponent/, model/ (the judge). Writes judgments.jsonl.
 
 Also writes judge.json: who judged whom, how. A reply that cannot be read is asked for again, with other random numbers;
-what stays unreadable is kept as such, to be counted. An interrupted run asks only for what is missing.
+what stays unreadable is kept as such, to be counted. Replies are kept in the store as they arrive (STORE/answers), so
+that an interrupted run asks only for those that are missing.
 """
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.artifact import Artifact
-from pipeline.errors import StepFailed, UserError
+from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
-from stages._serving.names import served_model_name
+from stages._data.prompts import Prompt
+from stages._serving.endpoint import Endpoint
 from stages._serving.requests import Answer, Request, Sampling
 from stages._serving.settings import Numerics
 from stages.benchmarks._mt_bench_data import PromptSet
 
+if TYPE_CHECKING:
+    from stages._serving.asking import Asker
+    from stages._serving.respondent import Respondent
+
 VERSION = 2  # FastChat's own prompts by default, pairs
+
+MOST_REPEATS = 1000
+
+Replies = dict[tuple[str, int, int], Answer]
+"""By (request id, sample, 0)."""
 
 
 class Config(StrictModel):
@@ -35,13 +46,17 @@ class Config(StrictModel):
     max_tokens: Annotated[int, Field(ge=1)] = 2048
     """Of a reply; 2048 is FastChat's."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    num_repeats: Annotated[int, Field(ge=1)] = 1
+    num_repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
     """Judgments of each answer; their median counts. More than one needs a temperature above 0."""
     num_retries: Annotated[int, Field(ge=0)] = 2
     """For a reply that cannot be read."""
     retry_temperature: Annotated[float, Field(ge=0)] = 0.7
     seed: int = 0
     serve: Numerics = Numerics()
+    template: Prompt | None = None
+    """For a judge that brings no template of its training; by default the chat template of its tokenizer."""
+    endpoint: Endpoint | None = None
+    """A judge that somebody else serves, instead of a model of ours."""
 
     @model_validator(mode="after")
     def _repeats_differ(self) -> Self:
@@ -54,14 +69,15 @@ class Config(StrictModel):
 
 
 class Inputs(StrictModel):
-    """`model` is the judge; it is asked through the template it was trained with, else its own chat template.
+    """The judge is a model, a model with an adapter on it, or (neither) the config's endpoint.
 
     `opponent`: another model's answers to the same questions, for pairwise comparison.
     """
 
     answers: Artifact
     opponent: Artifact | None = None
-    model: Artifact
+    model: Artifact | None = None
+    adapter: Artifact | None = None
 
 
 def on_mirror(config: Config, mirror: Path) -> Config:
@@ -73,36 +89,36 @@ def on_mirror(config: Config, mirror: Path) -> Config:
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
-    """Whether the judge's prompts are here or can be fetched."""
+    """Whether the judge's prompts are here or can be fetched, and the key of an endpoint is there."""
     from stages.benchmarks import _mt_bench_data as data
 
     line = data.problem(data.prompt_file(config.prompts), "fastchat, demo")
-    return [f"judge: prompts: {line}"] if line else []
+    return ([f"judge: prompts: {line}"] if line else []) + (config.endpoint.problems() if config.endpoint else [])
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
-    """Needs the judge's server at `resources.server_url`.
+    """A judge of ours needs its server at `resources.server_url` (engine vllm).
 
     Raises UserError for questions that cannot be judged; StepFailed when the server ends.
     """
-    from stages._serving.prompts import Prompter, own_template
-    from stages._serving.records import AnswerFile, write_json_lines
+    from stages._serving.records import write_json_lines
+    from stages._serving.respondent import ask
 
     questions = _judge_requests(config, inputs)
-    prompter = Prompter.for_model(inputs.model.path, own_template(inputs.model))
-    with AnswerFile(out / ".replies.jsonl") as replies:
-        _ask_until_readable(config, inputs, questions, prompter, replies, out, resources)
-        rows = [
-            _judgment(config, question, repeat, replies)
-            for question in questions
-            for repeat in range(config.num_repeats)
-        ]
+    respondent = _respondent(config, inputs, resources)
+    asker = ask(respondent, lambda asker: _ask_until_readable(config, questions, asker), out, resources)
+    rows = [
+        _judgment(config, question, repeat, asker.answers)
+        for question in questions
+        for repeat in range(config.num_repeats)
+    ]
     write_json_lines(out / "judgments.jsonl", rows)
-    _write_judge(config, inputs, out)
+    _write_judge(config, inputs, respondent, out)
     return {
         "num_judgments": len(rows),
         "num_unparsable": sum(row["unparsable"] for row in rows),
         "num_retried": sum(row["attempt"] > 0 for row in rows),
+        "num_asked": asker.num_asked,
     }
 
 
@@ -156,35 +172,30 @@ def _opponents_answers(requests: list[Request], opponent: Artifact) -> dict[str,
     return texts
 
 
-def _ask_until_readable(
-    config: Config,
-    inputs: Inputs,
-    questions: list[Request],
-    prompter: Any,
-    replies: Any,
-    out: Workspace,
-    resources: Resources,
-) -> None:
-    """Attempt k of repeat r is stored as sample k * num_repeats + r."""
-    from stages._serving.asking import Asker, run_in_thread
-    from stages._serving.client import Client
-    from stages._serving.progress import ProgressReport
+def _respondent(config: Config, inputs: Inputs, resources: Resources) -> "Respondent":
+    """The judge: a model asked through the template it was trained with or its own, or an endpoint."""
+    from stages._serving.prompts import own_template
+    from stages._serving.respondent import endpoint_respondent, model_respondent
 
-    if resources.server_url is None:
-        raise StepFailed("judge needs a model server, and none was started for it")
-    client = Client(resources.server_url, served_model_name(inputs.model.fingerprint))
-    asker = Asker(client, prompter, replies, config.serve.max_model_len, ProgressReport(out))
+    if inputs.model and not config.endpoint:
+        template = own_template(inputs.adapter or inputs.model, inputs.model, config.template)
+        return model_respondent(inputs.model, inputs.adapter, template, config.serve, resources)
+    if config.endpoint and not inputs.model:
+        return endpoint_respondent(config.endpoint, resources)
+    raise UserError("judge: found both or none of a model and an endpoint, expected one of the two")
 
-    async def ask() -> None:
-        async with client:
-            for attempt in range(config.num_retries + 1):
-                for repeat in range(config.num_repeats):
-                    unread = [each for each in questions if _readable(config, each, repeat, replies, attempt) is None]
-                    await asker.ask(
-                        [_attempt(config, each, attempt) for each in unread], attempt * config.num_repeats + repeat
-                    )
 
-    run_in_thread(ask())
+async def _ask_until_readable(config: Config, questions: list[Request], asker: "Asker") -> None:
+    """What cannot be read is asked for again, as another sample."""
+    for attempt in range(config.num_retries + 1):
+        for repeat in range(config.num_repeats):
+            unread = [each for each in questions if _readable(config, each, repeat, asker.answers, attempt) is None]
+            await asker.ask([_attempt(config, each, attempt) for each in unread], _sample(attempt, repeat))
+
+
+def _sample(attempt: int, repeat: int) -> int:
+    """The number under which a reply is stored: it stays the same when more repeats are asked for."""
+    return attempt * MOST_REPEATS + repeat
 
 
 def _attempt(config: Config, question: Request, attempt: int) -> Request:
@@ -194,10 +205,10 @@ def _attempt(config: Config, question: Request, attempt: int) -> Request:
     return question.model_copy(update={"sampling": sampling})
 
 
-def _readable(config: Config, question: Request, repeat: int, replies: Any, attempts: int) -> tuple[int, Answer] | None:
+def _readable(config: Config, question: Request, repeat: int, replies: Replies, attempts: int) -> tuple[int, Answer] | None:
     """(attempt, reply) of the first of so many attempts whose rating or verdict can be read."""
     for attempt in range(attempts):
-        reply = replies.answers.get((question.id, attempt * config.num_repeats + repeat, 0))
+        reply = replies.get((question.id, _sample(attempt, repeat), 0))
         if reply is not None and _read(config, reply) is not None:
             return attempt, reply
     return None
@@ -209,11 +220,11 @@ def _read(config: Config, reply: Answer) -> float | str | None:
     return (parse_rating if config.mode == "single" else parse_verdict)(config.answer_start + reply.text)
 
 
-def _judgment(config: Config, question: Request, repeat: int, replies: Any) -> dict[str, Any]:
+def _judgment(config: Config, question: Request, repeat: int, replies: Replies) -> dict[str, Any]:
     """A row of judgments.jsonl. `winner`: model, opponent or tie."""
     attempt, reply = _readable(config, question, repeat, replies, config.num_retries + 1) or (
         config.num_retries,
-        replies.answers[question.id, config.num_retries * config.num_repeats + repeat, 0],
+        replies[question.id, _sample(config.num_retries, repeat), 0],
     )
     read = _read(config, reply)
     said = {"rating": read} if config.mode == "single" else {"verdict": read, "winner": _winner(question, read)}
@@ -234,21 +245,21 @@ def _winner(question: Request, verdict: Any) -> str | None:
     return verdict
 
 
-def _write_judge(config: Config, inputs: Inputs, out: Workspace) -> None:
+def _write_judge(config: Config, inputs: Inputs, respondent: "Respondent", out: Workspace) -> None:
     """judge.json: who judged whom, with which prompts."""
     import hashlib
 
-    from stages._data.template import FILE
     from stages.benchmarks._mt_bench_data import content, prompt_file
 
     judged = [_answering_model(answers) for answers in (inputs.answers, inputs.opponent) if answers]
     record = {
         "mode": config.mode,
-        "judge_fingerprint": inputs.model.fingerprint,
+        "judge_fingerprint": respondent.fingerprint,
+        "endpoint": config.endpoint.model_dump(mode="json") if config.endpoint else None,
+        "answered_as": sorted(getattr(respondent.engine, "answered_as", ())),
         "judged_fingerprint": judged[0],
         "opponent_fingerprint": judged[1] if inputs.opponent else None,
-        "judged_by_itself": inputs.model.fingerprint in judged,
-        "template": "its own" if (inputs.model / FILE).exists() else "the tokenizer's chat template",
+        "judged_by_itself": respondent.fingerprint in judged,
         "prompts_sha256": hashlib.sha256(content(prompt_file(config.prompts))).hexdigest(),
         "temperature": config.temperature,
         "num_repeats": config.num_repeats,

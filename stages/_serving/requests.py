@@ -1,16 +1,17 @@
 """What is asked of a model, and what came back: the rows of requests.jsonl and answers.jsonl."""
 
-import hashlib
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.fingerprint import canonical_json
 from pipeline.strict import StrictModel
 
 TOO_LONG = "prompt_too_long"
 """The finish reason of a request that was never sent: its prompt fills the model's context."""
+PROMPT_CUT = "prompt_cut"
+"""That of a log-likelihood whose prompt lost its beginning to fit into the context, as lm-eval's models cut it."""
+REFUSED = ("content_filter", "refusal")
+"""Those of an endpoint that declined to answer."""
 
 
 class Message(StrictModel):
@@ -29,7 +30,7 @@ class Sampling(StrictModel):
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are not part of it."""
     seed: int = 0
-    """Each (request, sample, turn) draws with its own seed derived from this one."""
+    """Each prompt and sample draws with its own seed derived from this one."""
 
 
 class Request(StrictModel):
@@ -43,37 +44,44 @@ class Request(StrictModel):
     """The (only) turn is text to be continued as it stands, without a template."""
     answer_start: str = ""
     """Text the answer is made to begin with; it is part of the prompt."""
+    continuation: str | None = None
+    """Ask how likely the model thinks this text after the prompt, instead of an answer."""
+    rolling: bool = False
+    """The continuation is a whole document, taken in windows of the model's context."""
     sampling: Sampling
     num_samples: int = Field(1, ge=1)
     doc: dict[str, Any] = {}
     """What scoring needs to know about the question."""
 
+    @model_validator(mode="after")
+    def _rolling_needs_a_document(self) -> Self:
+        if self.rolling and self.continuation is None:
+            raise ValueError("rolling: found without a continuation, expected the document to be scored")
+        return self
+
 
 class Answer(StrictModel):
-    """One turn's answer. `finish_reason`: stop, length (truncated by max_tokens) or prompt_too_long (never sent)."""
+    """One turn's answer, or the log-likelihood of a continuation.
+
+    `finish_reason`: stop, length (truncated by max_tokens), prompt_too_long (never sent), prompt_cut, scored (a
+    log-likelihood), or one of REFUSED.
+    """
 
     id: str
     sample: int
     turn: int
     text: str
     finish_reason: str
-    num_prompt_tokens: int
+    num_prompt_tokens: int | None
+    """None where an endpoint does not tell."""
     num_tokens: int
+    loglikelihood: float | None = None
+    """In nats, summed over the continuation's tokens."""
+    is_greedy: bool | None = None
+    """Whether greedy decoding would have written the continuation."""
     prompt_sha256: str
     """Over the prompt's token ids and everything else that was asked: an answer is never used for another prompt."""
 
     @property
     def key(self) -> tuple[str, int, int]:
         return self.id, self.sample, self.turn
-
-
-def prompt_sha256(prompt_ids: list[int], sampling: Sampling, stop: Sequence[str], stop_ids: Sequence[int]) -> str:
-    """64 hex digits."""
-    asked = {"prompt": prompt_ids, "sampling": sampling.model_dump(mode="json"), "stop": stop, "stop_ids": stop_ids}
-    return hashlib.sha256(canonical_json(asked).encode()).hexdigest()
-
-
-def answer_seed(seed: int, request_id: str, sample: int, turn: int) -> int:
-    """A 31-bit seed of its own for each answer, the same in every run and for every model."""
-    digest = hashlib.sha256(f"{seed}/{request_id}/{sample}/{turn}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1

@@ -21,9 +21,10 @@ class Script:
 
 
 def completion(text: str, finish_reason: str = "stop", num_tokens: int = 3) -> Reply:
-    """What vLLM says."""
-    usage = {"prompt_tokens": 5, "completion_tokens": num_tokens}
-    return 200, {"choices": [{"text": text, "finish_reason": finish_reason}], "usage": usage}
+    """What vLLM says; the server puts in how many tokens the prompt had."""
+    return 200, {
+        "choices": [{"text": text, "finish_reason": finish_reason}], "usage": {"completion_tokens": num_tokens}
+    }  # fmt: skip
 
 
 @contextmanager
@@ -39,7 +40,10 @@ def serving(script: Script) -> Iterator[str]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             script.bodies.append(body)
-            self._send(*script.reply(body))
+            status, record = script.reply(body)
+            if "usage" in record and "prompt" in body:
+                record["usage"].setdefault("prompt_tokens", len(body["prompt"]))
+            self._send(status, record)
 
         def _send(self, status: int, record: dict[str, Any]) -> None:
             data = json.dumps(record).encode()
