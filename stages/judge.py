@@ -205,7 +205,9 @@ def _attempt(config: Config, question: Request, attempt: int) -> Request:
     return question.model_copy(update={"sampling": sampling})
 
 
-def _readable(config: Config, question: Request, repeat: int, replies: Replies, attempts: int) -> tuple[int, Answer] | None:
+def _readable(
+    config: Config, question: Request, repeat: int, replies: Replies, attempts: int
+) -> tuple[int, Answer] | None:
     """(attempt, reply) of the first of so many attempts whose rating or verdict can be read."""
     for attempt in range(attempts):
         reply = replies.get((question.id, _sample(attempt, repeat), 0))

@@ -49,9 +49,9 @@ class Endpoint(StrictModel):
 
 
 class EndpointClient:
-    """An `Engine`. Raises UserError without its key; StepFailed when the endpoint refuses a request or keeps failing."""
+    """An `Engine`. Raises UserError without its key; StepFailed when a request is refused or keeps failing."""
 
-    max_model_len = None
+    max_model_len: int | None = None
 
     def __init__(self, endpoint: Endpoint, resources: Resources, patience_seconds: float = PATIENCE_SECONDS) -> None:
         from stages._serving.http import JsonClient

@@ -51,7 +51,7 @@ class TokenPrompter:
         """With one beginning-of-sequence token where the model expects it, whoever puts it there."""
         ids = token_ids(self._tokenizer.encoder, text)
         bos = self._tokenizer.bos_token_id
-        if raw and self._tokenizer.adds_bos and ids[:1] != [bos]:
+        if raw and self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
             ids = [bos, *ids]
         elif not raw:
             ids = self.template.with_bos(ids)

@@ -11,13 +11,16 @@ Reply = tuple[int, dict[str, Any]]
 
 
 class Script:
-    """`reply(body)` answers a completion; `bodies` are those it got."""
+    """`reply(body)` answers a completion; `bodies`, `paths` and `headers` are those it got."""
 
     def __init__(self, model: str, reply: Callable[[dict[str, Any]], Reply], max_model_len: int = 2048) -> None:
         self.model = model
         self.reply = reply
         self.max_model_len = max_model_len
         self.bodies: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.reply_headers: dict[str, str] = {}
 
 
 def completion(text: str, finish_reason: str = "stop", num_tokens: int = 3) -> Reply:
@@ -40,6 +43,8 @@ def serving(script: Script) -> Iterator[str]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             script.bodies.append(body)
+            script.paths.append(self.path)
+            script.headers.append(dict(self.headers))
             status, record = script.reply(body)
             if "usage" in record and "prompt" in body:
                 record["usage"].setdefault("prompt_tokens", len(body["prompt"]))
@@ -49,6 +54,8 @@ def serving(script: Script) -> Iterator[str]:
             data = json.dumps(record).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
+            for name, value in script.reply_headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
 

@@ -89,7 +89,7 @@ def test_each_turn_is_rated(answers: Artifact, tiny_model: Artifact, workspace: 
         ("2", 1, 7.0),
     ]
     assert [row["prompt"] for row in rows[:2]] == ["single-v1", "single-v1-multi-turn"]
-    assert metrics == {"num_judgments": 4, "num_unparsable": 0, "num_retried": 0}
+    assert metrics == {"num_judgments": 4, "num_unparsable": 0, "num_retried": 0, "num_asked": 4}
 
 
 def test_an_unreadable_rating_is_asked_for_again_then_counted(
@@ -99,7 +99,7 @@ def test_an_unreadable_rating_is_asked_for_again_then_counted(
         MODEL, lambda body: completion("no idea" if len(script.bodies) <= 4 or len(script.bodies) == 6 else "[[3]]")
     )
     metrics = _judge(judge.Config(prompts="demo", num_retries=1), answers, tiny_model, workspace, script)
-    assert metrics == {"num_judgments": 4, "num_unparsable": 1, "num_retried": 4}
+    assert metrics == {"num_judgments": 4, "num_unparsable": 1, "num_retried": 4, "num_asked": 8}
     assert [body["temperature"] for body in script.bodies] == [0.0] * 4 + [0.7] * 4
 
 
@@ -133,9 +133,10 @@ def test_a_killed_judge_asks_only_for_the_judgments_that_are_missing(
     script = Script(MODEL, lambda body: completion(f"[[{1 + len(script.bodies) % 9}]]"))
     _judge(config, answers, tiny_model, workspace, script)
     whole = _rows(workspace / "judgments.jsonl")
-    lines = (workspace / ".replies.jsonl").read_text().splitlines(keepends=True)
+    (kept,) = (workspace / ".store" / "answers").glob("*/*.jsonl")
+    lines = kept.read_bytes().splitlines(keepends=True)
     assert len(lines) == len(whole) == 12
-    (workspace / ".replies.jsonl").write_text("".join(lines[:7]) + lines[7][:20])  # killed while it wrote the eighth
+    kept.write_bytes(b"".join(lines[:7]) + lines[7][:20])  # killed while it wrote the eighth
     (workspace / "judgments.jsonl").unlink()
     again = Script(MODEL, lambda body: completion("[[10]]"))
     _judge(config, answers, tiny_model, workspace, again)
@@ -176,7 +177,7 @@ def test_pairs_are_shown_in_both_orders(
         ("1", 1, "B", "opponent"),
     ]
     assert [row["prompt"] for row in rows[:4:2]] == ["pair-v2", "pair-v2-multi-turn"]
-    assert metrics == {"num_judgments": 8, "num_unparsable": 0, "num_retried": 0}
+    assert metrics == {"num_judgments": 8, "num_unparsable": 0, "num_retried": 0, "num_asked": 8}
     assert len({tuple(body["prompt"]) for body in script.bodies}) == 8
     _, scores = _score(answers, workspace, tmp_path / "scores")
     assert scores["metrics"]["win_rate"]["value"] == 0.5
@@ -208,7 +209,7 @@ def test_an_unreadable_verdict_is_asked_for_again_then_counted(
     metrics = _judge(
         judge.Config(prompts="demo", mode="pairwise", num_retries=1), answers, tiny_model, workspace, script, opponent
     )
-    assert metrics == {"num_judgments": 8, "num_unparsable": 1, "num_retried": 8}
+    assert metrics == {"num_judgments": 8, "num_unparsable": 1, "num_retried": 8, "num_asked": 16}
     assert [row["winner"] for row in _rows(workspace / "judgments.jsonl")].count(None) == 1
 
 
@@ -239,7 +240,8 @@ def test_who_judged_is_recorded(answers: Artifact, opponent: Artifact, tiny_mode
         "judged_fingerprint": "0" * 64,
         "opponent_fingerprint": "1" * 64,
         "judged_by_itself": False,
-        "template": "the tokenizer's chat template",
+        "endpoint": None,
+        "answered_as": [],
         "prompts_sha256": hashlib.sha256(DEMO_PROMPTS.read_bytes()).hexdigest(),
         "temperature": 0.0,
         "num_repeats": 1,
