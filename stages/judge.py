@@ -47,7 +47,7 @@ class Config(StrictModel):
     """Of a reply; 2048 is FastChat's."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     num_repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
-    """Judgments of each answer; their median counts. More than one needs a temperature above 0."""
+    """Judgments of each answer; their median counts. Of a model of ours, more than one needs a temperature above 0."""
     num_retries: Annotated[int, Field(ge=0)] = 2
     """For a reply that cannot be read."""
     retry_temperature: Annotated[float, Field(ge=0)] = 0.7
@@ -60,10 +60,22 @@ class Config(StrictModel):
 
     @model_validator(mode="after")
     def _repeats_differ(self) -> Self:
-        if self.num_repeats > 1 and self.temperature == 0:
+        if self.num_repeats > 1 and self.temperature == 0 and self.endpoint is None:
             raise ValueError(
                 f"num_repeats: found {self.num_repeats} with temperature 0, expected a temperature above 0: "
                 f"a greedy judge repeats itself"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_endpoint_is_asked_in_conversations(self) -> Self:
+        if self.endpoint and self.endpoint.api != "chat":
+            raise ValueError(
+                f"endpoint.api: found {self.endpoint.api}, expected chat: a judge is asked in conversations"
+            )
+        if self.endpoint and self.answer_start:
+            raise ValueError(
+                f"answer_start: found {self.answer_start!r}, expected none: an endpoint begins its own reply"
             )
         return self
 
@@ -186,11 +198,12 @@ def _respondent(config: Config, inputs: Inputs, resources: Resources) -> "Respon
 
 
 async def _ask_until_readable(config: Config, questions: list[Request], asker: "Asker") -> None:
-    """What cannot be read is asked for again, as another sample."""
-    for attempt in range(config.num_retries + 1):
+    """All repeats at once; then what cannot be read is asked for again, as another sample."""
+    await asker.ask([each.model_copy(update={"num_samples": config.num_repeats}) for each in questions])
+    for attempt in range(1, config.num_retries + 1):
         for repeat in range(config.num_repeats):
             unread = [each for each in questions if _readable(config, each, repeat, asker.answers, attempt) is None]
-            await asker.ask([_attempt(config, each, attempt) for each in unread], _sample(attempt, repeat))
+            await asker.ask([_again(config, each) for each in unread], _sample(attempt, repeat))
 
 
 def _sample(attempt: int, repeat: int) -> int:
@@ -198,9 +211,7 @@ def _sample(attempt: int, repeat: int) -> int:
     return attempt * MOST_REPEATS + repeat
 
 
-def _attempt(config: Config, question: Request, attempt: int) -> Request:
-    if attempt == 0:
-        return question
+def _again(config: Config, question: Request) -> Request:
     sampling = question.sampling.model_copy(update={"temperature": config.retry_temperature})
     return question.model_copy(update={"sampling": sampling})
 
@@ -253,15 +264,15 @@ def _write_judge(config: Config, inputs: Inputs, respondent: "Respondent", out: 
 
     from stages.benchmarks._mt_bench_data import content, prompt_file
 
-    judged = [_answering_model(answers) for answers in (inputs.answers, inputs.opponent) if answers]
+    judged = [_generation(answers) for answers in (inputs.answers, inputs.opponent) if answers]
     record = {
         "mode": config.mode,
         "judge_fingerprint": respondent.fingerprint,
         "endpoint": config.endpoint.model_dump(mode="json") if config.endpoint else None,
         "answered_as": sorted(getattr(respondent.engine, "answered_as", ())),
-        "judged_fingerprint": judged[0],
-        "opponent_fingerprint": judged[1] if inputs.opponent else None,
-        "judged_by_itself": respondent.fingerprint in judged,
+        "judged_fingerprint": judged[0]["model_fingerprint"],
+        "opponent_fingerprint": judged[1]["model_fingerprint"] if inputs.opponent else None,
+        "judged_by_itself": any(_is_judge(config, respondent, each) for each in judged),
         "prompts_sha256": hashlib.sha256(content(prompt_file(config.prompts))).hexdigest(),
         "temperature": config.temperature,
         "num_repeats": config.num_repeats,
@@ -269,5 +280,13 @@ def _write_judge(config: Config, inputs: Inputs, respondent: "Respondent", out: 
     (out / "judge.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _answering_model(answers: Artifact) -> str:
-    return str(json.loads((answers / "generation.json").read_text())["model_fingerprint"])
+def _generation(answers: Artifact) -> dict[str, Any]:
+    return dict(json.loads((answers / "generation.json").read_text()))
+
+
+def _is_judge(config: Config, respondent: "Respondent", generation: dict[str, Any]) -> bool:
+    """Whether the answers are the judge's own; two ways of asking one endpoint's model reach the same model."""
+    other = generation.get("endpoint")
+    if config.endpoint and other:
+        return (config.endpoint.url.rstrip("/"), config.endpoint.model) == (other["url"].rstrip("/"), other["model"])
+    return bool(respondent.fingerprint == generation["model_fingerprint"])

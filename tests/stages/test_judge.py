@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from stages import generate, judge, score
 from stages._data.prompts import Chat
+from stages._serving.endpoint import Endpoint
 from stages._serving.names import served_model_name
 from stages.benchmarks import mt_bench
 from stages.benchmarks._mt_bench_data import DEMO_PROMPTS
@@ -274,3 +275,53 @@ def test_preflight_says_that_the_prompts_cannot_be_had(tmp_path: Path, monkeypat
     assert judge.preflight(SINGLE, Resources(), {}) == []
     [line] = judge.preflight(judge.Config(prompts=tmp_path / "none.jsonl"), Resources(), {})
     assert line.endswith("none.jsonl does not exist, expected fastchat, demo or a file")
+
+
+def test_an_endpoint_judges_in_conversations_and_is_recorded(answers: Artifact, workspace: Workspace):
+    """Greedy repeats are allowed there: nobody promises that a hosted model repeats itself."""
+    script = Script("judge-1", lambda body: _chat("[[8]]", "judge-1-0613"))
+    with serving(script) as url:
+        endpoint = Endpoint(url=f"{url}/v1", model="judge-1")
+        config = judge.Config(prompts="demo", endpoint=endpoint, num_repeats=3)
+        metrics = judge.run(config, judge.Inputs(answers=answers), workspace, Resources())
+        again = judge.run(config, judge.Inputs(answers=answers), workspace, Resources())
+        more = config.model_copy(update={"num_repeats": 4})
+        added = judge.run(more, judge.Inputs(answers=answers), workspace, Resources())
+    assert [each["num_asked"] for each in (metrics, again, added)] == [12, 0, 4]
+    assert [message["role"] for message in script.bodies[0]["messages"]] == ["system", "user"]
+    assert {body["temperature"] for body in script.bodies} == {0.0}
+    record = json.loads((workspace / "judge.json").read_text())
+    assert (record["endpoint"]["model"], record["answered_as"]) == ("judge-1", ["judge-1-0613"])
+    assert (record["judge_fingerprint"], record["judged_by_itself"]) == (endpoint.fingerprint, False)
+
+
+def test_an_endpoint_that_answered_judges_itself(answers: Artifact, workspace: Workspace):
+    """Also where the two were not asked in the same way."""
+    with serving(Script("judge-1", lambda body: _chat("[[8]]", "judge-1"))) as url:
+        answered = Endpoint(url=f"{url}/v1/", model="judge-1", max_tokens_field="max_completion_tokens")
+        fields = {"endpoint": answered.model_dump(mode="json"), "model_fingerprint": answered.fingerprint}
+        _rewrite(answers / "generation.json", **fields)
+        config = judge.Config(prompts="demo", endpoint=Endpoint(url=f"{url}/v1", model="judge-1"))
+        judge.run(config, judge.Inputs(answers=answers), workspace, Resources())
+    assert json.loads((workspace / "judge.json").read_text())["judged_by_itself"] is True
+
+
+def test_what_an_endpoint_cannot_be_asked_is_refused_in_the_recipe():
+    url = "https://example.org/v1"
+    with pytest.raises(ValueError, match="found completions, expected chat"):
+        judge.Config(endpoint=Endpoint(url=url, model="m", api="completions"))
+    with pytest.raises(ValueError, match="answer_start: found 'Rating: "):
+        judge.Config(endpoint=Endpoint(url=url, model="m"), answer_start="Rating: [[")
+
+
+def test_a_judge_is_a_model_or_an_endpoint(answers: Artifact, tiny_model: Artifact, workspace: Workspace):
+    config = judge.Config(prompts="demo", endpoint=Endpoint(url="https://example.org/v1", model="m"))
+    with pytest.raises(UserError, match="both or none of a model and an endpoint"):
+        judge.run(config, judge.Inputs(answers=answers, model=tiny_model), workspace, Resources())
+    with pytest.raises(UserError, match="both or none of a model and an endpoint"):
+        judge.run(SINGLE, judge.Inputs(answers=answers), workspace, Resources())
+
+
+def _chat(text: str, model: str) -> Any:
+    message = {"role": "assistant", "content": text}
+    return 200, {"model": model, "choices": [{"message": message, "finish_reason": "stop"}]}
