@@ -72,7 +72,15 @@ class Plan:
 
 
 def workflow() -> Any:
-    """The module that turns a recipe into steps: its type `Recipe`, `steps(recipe)` and `problems(recipe, pending)`."""
+    """The module that turns a recipe into steps.
+
+    Recipe                      its type; `tracks` maps the names of what is trained
+    steps(recipe)               what is to be done
+    problems(recipe, pending)   lines about what several sections together get wrong
+    servable(recipe)            name -> Service: the tracks' models and others that `serve` can offer
+    answer_owners(recipe)       fingerprints of the models and endpoints whose answers may be in the store
+    SCORING                     names of the stages that score stored answers, without a model
+    """
     return importlib.import_module(f"{stages_package()}.workflow")
 
 

@@ -18,8 +18,13 @@ class Process:
     """A command with its own process group and log; nothing of it outlives this object's process."""
 
     def __init__(
-        self, command: list[str], log: Path, environment: Mapping[str, str] | None = None, order: str | None = None
+        self,
+        command: list[str],
+        log: Path,
+        environment: Mapping[str, str | None] | None = None,
+        order: str | None = None,
     ) -> None:
+        """`environment` is put over this process's own; None takes a variable out."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self._file: IO[bytes] = log.open("ab")
@@ -29,7 +34,7 @@ class Process:
             stdin=subprocess.PIPE if order is not None else subprocess.DEVNULL,
             stdout=self._file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PATH": _search_path(), "PYTHONUNBUFFERED": "1", **(environment or {})},
+            env=_environment(environment or {}),
             start_new_session=True,
         )
         self._descriptor = os.pidfd_open(self._process.pid)
@@ -69,6 +74,11 @@ class Process:
         """Give back its descriptors."""
         os.close(self._descriptor)
         self._file.close()
+
+
+def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    wanted = {**os.environ, "PATH": _search_path(), "PYTHONUNBUFFERED": "1", **changes}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def _search_path() -> str:

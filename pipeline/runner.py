@@ -54,7 +54,10 @@ class Runner:
         self.display.started(step.name, position)
         started = time.monotonic()
         process = Process(
-            [sys.executable, "-m", "pipeline.child"], self._log(step), order=self._order(step, environment)
+            [sys.executable, "-m", "pipeline.child"],
+            self._log(step),
+            self._server.environment() if self._server else None,
+            order=self._order(step, environment),
         )
         try:
             code = self._watch(process, step, started)
@@ -86,8 +89,7 @@ class Runner:
             return
         name, started = f"server for {_served(service)}", time.monotonic()
         self.display.started(name, "")
-        self._server = Server(service, inputs_as_json(service, self.store), self.store)
-        self._server.wait_until_ready(lambda elapsed: self.display.tick(name, elapsed, {}))
+        self._server = Server.start(service, self.store, lambda elapsed: self.display.tick(name, elapsed, {}))
         self.display.finished(name, time.monotonic() - started)
 
     def _stop_server(self) -> None:

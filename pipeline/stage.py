@@ -41,6 +41,8 @@ class Resources(StrictModel):
     """Requests that an endpoint gets at once; by default 16."""
     max_requests_per_minute: float | None = Field(None, gt=0)
     """What an endpoint's account allows; by default no limit of ours."""
+    host: str = "127.0.0.1"
+    """The address on which a service listens; set by the engine: steps find it on this machine, `serve` may open it."""
     server_url: str | None = None
     """Base URL of the service started for this step, such as http://127.0.0.1:40123; set by the runner."""
     store_dir: Path | None = None

@@ -2,6 +2,7 @@
 
     STORE/<stage>/<fingerprint>/           sealed: its manifest.json was written last
     STORE/<stage>/<fingerprint>.partial/   work in progress, kept over a crash so that the stage resumes in it
+    STORE/answers/<fingerprint>/           answers of the model with that fingerprint, a file for each step that asked
     STORE/logs/, STORE/locks/, STORE/runs/, STORE/cache/
 
 Fingerprints are shortened to 16 hex digits in names; the manifest holds all 64.
@@ -19,7 +20,8 @@ from pipeline.artifact import MANIFEST, Artifact
 from pipeline.errors import StepFailed
 from pipeline.lock import Lock
 
-_RESERVED = {"logs", "locks", "runs", "cache"}
+ANSWERS = "answers"
+_RESERVED = {ANSWERS, "logs", "locks", "runs", "cache"}
 _PARTIAL = ".partial"
 
 
@@ -39,7 +41,7 @@ class Store:
         return self.root / "logs" / f"{stage}-{fingerprint[:16]}.log"
 
     def lock(self, stage: str, fingerprint: str) -> Lock:
-        return Lock(self.root / "locks" / f"{stage}-{fingerprint[:16]}.lock")
+        return Lock(self._locks / f"{stage}-{fingerprint[:16]}.lock")
 
     def is_sealed(self, stage: str, fingerprint: str) -> bool:
         return (self.directory(stage, fingerprint) / MANIFEST).exists()
@@ -69,6 +71,20 @@ class Store:
         """The folder of every unfinished one."""
         for stage in self._stage_folders():
             yield from sorted(stage.glob(f"*{_PARTIAL}"))
+
+    def answers(self) -> Iterator[Path]:
+        """The folder of every model that answered something."""
+        folder = self.root / ANSWERS
+        yield from sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()
+
+    def is_written(self, answers: Path) -> bool:
+        """Whether a step that works now asks that model: each appends to the file of its own name."""
+        lock_files = (path for file in answers.glob("*.jsonl") for path in self._locks.glob(f"*-{file.stem}.lock"))
+        return any(Lock(path).is_held() for path in lock_files)
+
+    @property
+    def _locks(self) -> Path:
+        return self.root / "locks"
 
     def _stage_folders(self) -> list[Path]:
         if not self.root.is_dir():

@@ -32,6 +32,8 @@ from stages.train import Config as Train
 from stages.train import size_problems
 
 BASE = "base"
+SCORING = frozenset({"score"})
+"""Stages that score stored answers, without a model."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Section = TypeVar("Section", bound=StrictModel)
 
@@ -168,6 +170,27 @@ def _report(recipe: Recipe, made: list[Step]) -> Step:
         baseline=BASE if recipe.evaluate_base else next(iter(recipe.tracks)),
     )
     return Step("report", config, {"steps": {step.name: step for step in made}}, name="report")
+
+
+def answer_owners(recipe: Recipe) -> set[str]:
+    """Fingerprints of everything whose answers the store may keep for this recipe: its models and endpoints."""
+    made = steps(recipe)
+    endpoints = (getattr(step.config, "endpoint", None) for step in made)
+    return {step.fingerprint for step in made} | {endpoint.fingerprint for endpoint in endpoints if endpoint}
+
+
+def servable(recipe: Recipe) -> dict[str, Service]:
+    """The server of the untouched model (`base`) and of each track's, by name."""
+    models: dict[str, Step] = {}
+    for step in steps(recipe):
+        if step.stage == "prepare_model":
+            models[BASE] = step
+        elif step.stage == "merge":
+            models[step.name.removesuffix("/merge")] = step
+    return {
+        name: Service("serve", recipe.serve, {"model": model}, resources=recipe.resources)
+        for name, model in models.items()
+    }
 
 
 def _seeded(section: Section, recipe: Recipe) -> Section:

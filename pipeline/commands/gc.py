@@ -1,6 +1,7 @@
 """`gc`: what no recipe reaches any more. Only lists it, unless told to delete."""
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     store = Store(arguments.store)
     kept = _reached(store, arguments.recipes)
-    doomed = [
-        path for path in [*store.artifacts(), *store.partials()] if _key(path) not in kept and not _in_use(store, path)
-    ]
+    doomed = [*_unreached_work(store, kept), *_unreached_answers(store, kept)]
     total = 0
     for path in doomed:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -38,8 +37,18 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _reached(store: "Store", recipes: list[Path]) -> set[tuple[str, str]]:
-    """Stage and short fingerprint of every step of every recipe that ran here (as it is now) or is named.
+@dataclass
+class _Reached:
+    """What the recipes lead to."""
+
+    work: set[tuple[str, str]] = field(default_factory=set)
+    """Stage and short fingerprint of each step."""
+    answer_owners: set[str] = field(default_factory=set)
+    """Fingerprints of models and endpoints."""
+
+
+def _reached(store: "Store", recipes: list[Path]) -> _Reached:
+    """What every recipe leads to that ran here (as it is now) or is named.
 
     A recipe that cannot be read any more raises UserError: its artifacts must not be lost to a typing error.
     """
@@ -47,17 +56,24 @@ def _reached(store: "Store", recipes: list[Path]) -> set[tuple[str, str]]:
 
     wanted = [(record.recipe, record.overrides) for record in history.all_of(store) if record.recipe.exists()]
     wanted += [(recipe, []) for recipe in recipes]
-    return {
-        (step.stage, step.fingerprint[:16])
-        for recipe, overrides in wanted
-        for step in plan.load(recipe, overrides).steps
-    }
+    reached = _Reached()
+    for recipe, overrides in wanted:
+        planned = plan.load(recipe, overrides)
+        reached.work |= {(step.stage, step.fingerprint[:16]) for step in planned.steps}
+        reached.answer_owners |= plan.workflow().answer_owners(planned.recipe)
+    return reached
+
+
+def _unreached_work(store: "Store", kept: _Reached) -> list[Path]:
+    """Artifacts and partials; those in use are left alone."""
+    found = [path for path in [*store.artifacts(), *store.partials()] if _key(path) not in kept.work]
+    return [path for path in found if not store.lock(*_key(path)).is_held()]
+
+
+def _unreached_answers(store: "Store", kept: _Reached) -> list[Path]:
+    found = [path for path in store.answers() if path.name not in kept.answer_owners]
+    return [path for path in found if not store.is_written(path)]
 
 
 def _key(path: Path) -> tuple[str, str]:
     return path.parent.name, path.name.removesuffix(".partial")
-
-
-def _in_use(store: "Store", path: Path) -> bool:
-    stage, fingerprint = _key(path)
-    return store.lock(stage, fingerprint).is_held()

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from pipeline.store import Store
 from tests.pipeline.conftest import ROOT
 
 TOY = """
@@ -143,6 +144,33 @@ def test_gc_deletes_only_what_no_recipe_reaches_and_only_when_told(recipe, pipel
     assert "nothing to do" in pipeline("run", path).stdout
 
 
+def test_gc_deletes_the_answers_of_models_that_no_recipe_reaches(recipe, pipeline, tmp_path):
+    path = recipe("name: toy\ntracks: {a: {value: 1, ask: true}}\n")
+    pipeline("run", path, "--set", "tracks.a.value=2")
+    pipeline("run", path)
+    answers = tmp_path / "store" / "answers"
+    (kept,) = {json.loads(file.read_text())["inputs"]["model"].partition("/")[2] for file in _manifests(tmp_path, "1")}
+    (old,) = {folder.name for folder in answers.iterdir()} - {kept}
+    listed = pipeline("gc").stdout
+    size = sum(file.stat().st_size for file in (answers / old).iterdir())
+    assert f"{size:>14,} bytes  {answers / old}\n" in listed
+    assert str(answers / kept) not in listed
+    assert pipeline("gc", "--delete").returncode == 0
+    assert [folder.name for folder in answers.iterdir()] == [kept]
+    assert pipeline("verify", path).returncode == 0
+
+
+def test_gc_leaves_answers_that_are_being_written(tmp_path, pipeline):
+    store = Store(tmp_path / "store")
+    folder = store.root / "answers" / ("a" * 64)
+    folder.mkdir(parents=True)
+    (folder / f"{'b' * 16}.jsonl").write_text("{}\n")
+    with store.lock("ask", "b" * 64):
+        assert "0 folders" in pipeline("gc", "--delete").stdout
+    assert "1 folders" in pipeline("gc", "--delete").stdout
+    assert not folder.exists()
+
+
 def test_show_and_status_tell_what_is_known(recipe, pipeline):
     path = recipe(TOY)
     assert "sum       missing" in pipeline("status", path).stdout
@@ -150,6 +178,14 @@ def test_show_and_status_tell_what_is_known(recipe, pipeline):
     assert "sum       cached" in pipeline("status", path).stdout
     shown = pipeline("show", path, "sum").stdout
     assert '"total": 6.0' in shown and "summary.md" in shown
+
+
+def _manifests(folder: Path, value: str) -> list[Path]:
+    """The `ask` manifests of the model that is this number."""
+    number = next(file for file in folder.glob("store/number/*/number.txt") if file.read_text() == value)
+    return [
+        file for file in folder.glob("store/ask/*/manifest.json") if f"number/{number.parent.name}" in file.read_text()
+    ]
 
 
 def _alive(pid: int) -> bool:

@@ -15,12 +15,14 @@ class Config(StrictModel):
 
 class Inputs(StrictModel):
     numbers: dict[str, Artifact]
+    counts: dict[str, Artifact] | None = None
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, _resources: Resources) -> dict:
     if config.fail:
         raise StepFailed("the sum was asked to fail")
-    total = config.scale * sum(int((number / "number.txt").read_text()) for number in inputs.numbers.values())
+    terms = [*inputs.numbers.values(), *(inputs.counts or {}).values()]
+    total = config.scale * sum(int((term / "number.txt").read_text()) for term in terms)
     (out / "summary.md").write_text(f"total {total}\n")
     (out / "report.html").write_text(f"<p>{total}</p>")
     return {"total": total}

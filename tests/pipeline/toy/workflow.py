@@ -1,19 +1,40 @@
-"""A recipe of toy stages: numbers are written, added up, and asked of a small server."""
+"""A recipe of toy stages: numbers are written, added up, and asked of a small server; its answers are counted."""
+
+from collections.abc import Iterator
 
 from pydantic import Field
 
 from pipeline.stage import Resources
 from pipeline.step import Service, Step
 from pipeline.strict import StrictModel
-from tests.pipeline.toy import add, ask, number, server
+from tests.pipeline.toy import add, ask, count, number
+from tests.pipeline.toy.server import Config as Server
+
+SCORING = frozenset({"count"})
+
+
+class Question(StrictModel):
+    """What is asked of a track's server."""
+
+    num_answers: int = 1
+    pause_seconds: float = 0.0
+    fail: bool = False
+    after: str | None = None
+    """A question of the same track that must be answered before."""
 
 
 class Track(StrictModel):
-    """One number, and the pause its step makes."""
+    """One number, the pause its step makes, and what its server is asked."""
 
     value: int = Field(ge=0)
     pause_seconds: float = 0.0
     ask: bool = False
+    """Ask two questions."""
+    questions: dict[str, Question] = {}
+    server: Server = Server()
+
+    def asked(self) -> dict[str, Question]:
+        return self.questions or ({"first": Question(), "second": Question()} if self.ask else {})
 
 
 class Recipe(StrictModel):
@@ -22,35 +43,61 @@ class Recipe(StrictModel):
     name: str
     scale: float = Field(1.0, gt=0)
     fail: bool = False
+    count: bool = False
+    """Whether the answers are counted, and the counts are part of the sum."""
     tracks: dict[str, Track] = {}
     resources: Resources = Resources()
 
 
 def steps(recipe: Recipe) -> list[Step]:
-    """number per track -> one sum; a track with `ask` also asks the server of its number."""
-    numbers = {
+    """number per track -> ask -> count -> one sum."""
+    numbers = _numbers(recipe)
+    asked = [step for name, track in recipe.tracks.items() for step in _asked(name, track, numbers[name])]
+    counts = {
+        step.name: Step("count", count.Config(), {"answers": step}, name=f"{step.name}/count")
+        for step in (asked if recipe.count else [])
+    }
+    inputs = {"numbers": numbers, "counts": counts or None}
+    return [Step("add", add.Config(scale=recipe.scale, fail=recipe.fail), inputs, name="sum"), *asked]
+
+
+def _numbers(recipe: Recipe) -> dict[str, Step]:
+    return {
         name: Step("number", number.Config(value=track.value, pause_seconds=track.pause_seconds), name=f"{name}/number")
         for name, track in recipe.tracks.items()
     }
-    asked = [
-        Step(
+
+
+def _asked(name: str, track: Track, model: Step) -> Iterator[Step]:
+    made: dict[str, Step] = {}
+    for question_name, question in track.asked().items():
+        made[question_name] = Step(
             "ask",
-            ask.Config(question=question),
-            {"model": numbers[name]},
-            name=f"{name}/{question}",
-            service=_server(numbers[name]),
+            ask.Config(question=question_name, **question.model_dump(exclude={"after"})),
+            {"model": model, "before": made[question.after] if question.after else None},
+            name=f"{name}/{question_name}",
+            service=_server(track, model),
         )
-        for question in ("first", "second")
-        for name, track in recipe.tracks.items()
-        if track.ask
-    ]
-    return [Step("add", add.Config(scale=recipe.scale, fail=recipe.fail), {"numbers": numbers}, name="sum"), *asked]
+    yield from made.values()
 
 
-def _server(step: Step) -> Service:
-    return Service("server", server.Config(), {"model": step})
+def _server(track: Track, model: Step) -> Service:
+    return Service("server", track.server, {"model": model})
 
 
 def problems(_recipe: Recipe, _pending: list[Step]) -> list[str]:
     """Nothing is found by looking at several sections together."""
     return []
+
+
+def answer_owners(recipe: Recipe) -> set[str]:
+    """The numbers: their servers' answers are kept under their fingerprints."""
+    return {step.fingerprint for step in _numbers(recipe).values()}
+
+
+def servable(recipe: Recipe) -> dict[str, Service]:
+    """Each track's server, and one of a further model."""
+    numbers = _numbers(recipe)
+    further = {"base": Step("number", number.Config(value=0), name="base/number")}
+    services = {name: _server(track, numbers[name]) for name, track in recipe.tracks.items()}
+    return {**services, "base": Service("server", Server(), {"model": further["base"]})}
