@@ -13,7 +13,7 @@ from stages._serving.requests import Answer, Request
 from stages.benchmarks import AnyBenchmark, AnyScorer, benchmark_module
 from stages.benchmarks.base import Answered
 
-VERSION = 1
+VERSION = 2  # intervals, more counts
 
 
 class Config(StrictModel):

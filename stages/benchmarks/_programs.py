@@ -69,7 +69,7 @@ def score_programs(
     with ThreadPoolExecutor(cpu_count()) as pool:
         items = list(pool.map(check, answered.requests))
     names = [f"pass@{k}" for k in scorer.k]
-    metrics: dict[str, Metric] = {name: mean_metric([item[name] for item in items]) for name in names}
+    metrics: dict[str, Metric] = {name: _pass_rate(items, name) for name in names}
     return (
         Scores(
             benchmark=benchmark,
@@ -81,6 +81,12 @@ def score_programs(
         ),
         items,
     )
+
+
+def _pass_rate(items: list[Item], name: str) -> Metric:
+    """The mean of the problems' estimates, each of which is made from all samples of its problem."""
+    several = any(len(item["answer"]) > 1 for item in items)
+    return mean_metric([[item[name]] for item in items] if several else [item[name] for item in items])
 
 
 def _counts(answered: Answered, items: list[Item]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipeline.strict import StrictModel
 from stages._serving.requests import Request
-from stages.benchmarks.base import Answered, Item, Metric, Scores, answer_counts
+from stages.benchmarks.base import Answered, Item, Scores, answer_counts, metric_of
 
 
 class Config(StrictModel):
@@ -102,7 +102,8 @@ def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -
             primary=primary,
             higher_is_better=result.higher_is_better.get(primary.partition(",")[0]) is not False,
             metrics={
-                name: Metric(value=value, stderr=stderr, n=len(items)) for name, (value, stderr) in values.items()
+                name: metric_of(value, stderr, len(items), _values(items, name))
+                for name, (value, stderr) in values.items()
             },
             counts=counts,
             details=result.details,
@@ -147,6 +148,10 @@ def _blank_item(request: Request, sample: dict[str, Any], answered: Answered) ->
         "extracted": None,
         "finish_reason": answered.answers[request.id, 0, 0].finish_reason,
     }
+
+
+def _values(items: list[Item], name: str) -> list[float]:
+    return [item[name] for item in items if item.get(name) is not None]
 
 
 def _number(value: Any) -> float | None:

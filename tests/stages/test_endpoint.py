@@ -89,7 +89,8 @@ def test_an_endpoint_that_keeps_failing_ends_the_step(workspace: Workspace, monk
 )
 def test_what_an_endpoint_declines_is_counted(reply: tuple[int, dict[str, Any]], workspace: Workspace):
     with serving(Script("any", lambda body: reply)) as url:
-        _generate(Endpoint(url=f"{url}/v1", model="gpt-0"), workspace)
+        metrics = _generate(Endpoint(url=f"{url}/v1", model="gpt-0"), workspace)
+    assert metrics["num_refused"] == 2
     assert {row["finish_reason"] for row in _answers(workspace)} <= {"content_filter", "refusal"}
 
 

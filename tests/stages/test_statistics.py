@@ -7,9 +7,11 @@ import pytest
 
 from stages._statistics import (
     Interval,
+    bootstrap_interval,
     compare_paired,
     mcnemar_p_value,
     mean_interval,
+    normal_interval,
     proportion_difference_interval,
     sign_flip_p_value,
     standard_error,
@@ -59,6 +61,63 @@ def test_student_interval_is_scipys():
     expected = t.interval(0.95, len(values) - 1, loc=4.1, scale=sem(values))
     found = student_interval(values)
     assert ends(found) == pytest.approx(expected)
+
+
+def test_normal_interval_by_hand():
+    found = normal_interval(10.0, 2.0)
+    assert found
+    assert found.method == "normal"
+    assert ends(found) == pytest.approx((10 - 1.959963984540054 * 2, 10 + 1.959963984540054 * 2))
+    assert normal_interval(10.0, None) is None
+    assert normal_interval(10.0, math.nan) is None
+
+
+@pytest.mark.parametrize("num_distinct", [5, 1000], ids=["counts of values", "item by item"])
+def test_bootstrap_is_scipys_bca(num_distinct):
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    values = [each**3 for each in np.random.default_rng(5).integers(0, num_distinct, 150) / num_distinct]
+    expected = bootstrap((values,), np.mean, method="BCa", n_resamples=99_999, rng=1).confidence_interval
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+    low, high = ends(bootstrap_interval(values))
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02 * (expected.high - expected.low))
+    assert low + high > 2 * np.mean(values)  # skewed as the values are
+
+
+def test_bootstrap_of_few_or_equal_values():
+    assert bootstrap_interval([0.5]) is None
+    assert ends(bootstrap_interval([0.5, 0.5, 0.5])) == (0.5, 0.5)
+    low, high = ends(bootstrap_interval([0.0, 1.0]))
+    assert 0 <= low <= 0.5 <= high <= 1
+
+
+@pytest.mark.parametrize("num_distinct", [9, 10_000])
+def test_bootstrap_of_ten_thousand_problems_takes_less_than_a_second(num_distinct):
+    import time
+
+    import numpy as np
+
+    values = list(np.random.default_rng(0).integers(0, num_distinct, 10_000) / num_distinct)
+    started = time.process_time()
+    bootstrap_interval(values)
+    assert time.process_time() - started < 2  # it takes 0.02 and 0.9 s on one idle core
+
+
+def test_intervals_cover_the_truth_where_samples_of_one_problem_are_alike():
+    """100 problems that differ in how often they are solved, 10 samples each: 95 % of intervals hold the mean."""
+    import numpy as np
+
+    generator = np.random.default_rng(11)
+    clustered = pooled = 0
+    for _ in range(200):
+        solved = np.asarray(generator.binomial(10, generator.beta(0.3, 0.7, 100)))
+        low, high = ends(bootstrap_interval(list(solved / 10)))
+        clustered += low <= 0.3 <= high
+        low, high = ends(wilson_interval(int(solved.sum()), 1000))  # as if there were 1,000 independent problems
+        pooled += low <= 0.3 <= high
+    assert 181 <= clustered <= 198  # 190 expected; four standard errors are 12
+    assert pooled < 140
 
 
 def test_difference_of_proportions_by_hand():
