@@ -6,11 +6,13 @@ from typing import Any, Protocol
 
 
 class Display(Protocol):
-    """Told by the runner what happens; `position` is like "3/12"."""
+    """Told by the runner what happens, to several steps at once; `position` is like "3/12"."""
 
     def started(self, name: str, position: str) -> None: ...
     def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None: ...
     def finished(self, name: str, seconds: float) -> None: ...
+    def stopped(self, name: str) -> None: ...
+    def note(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -25,29 +27,35 @@ class PlainDisplay:
     interval_seconds = 60.0
 
     def __init__(self) -> None:
-        self._progress: dict[str, Any] = {}
-        self._last = 0.0
+        self._progress: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, float] = {}
 
     def started(self, name: str, position: str) -> None:
-        self._progress, self._last = {}, time.monotonic()
+        self._progress[name], self._last[name] = {}, time.monotonic()
         print(f"{position:>7}  {name} ...", flush=True)
 
     def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None:
-        self._progress = progress or self._progress
-        if time.monotonic() - self._last >= self.interval_seconds:
-            self._last = time.monotonic()
+        self._progress[name] = progress or self._progress[name]
+        if time.monotonic() - self._last[name] >= self.interval_seconds:
+            self._last[name] = time.monotonic()
             line = f"{'':>7}  {name}  {duration(elapsed_seconds)}  {describe(elapsed_seconds, progress)}"
             print(line.rstrip(), flush=True)
 
     def finished(self, name: str, seconds: float) -> None:
-        print(f"{'done':>7}  {name}  {duration(seconds)}  {metrics(self._progress)}".rstrip(), flush=True)
+        print(f"{'done':>7}  {name}  {duration(seconds)}  {metrics(self._progress[name])}".rstrip(), flush=True)
+
+    def stopped(self, name: str) -> None:
+        print(f"{'stopped':>7}  {name}", flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 class LiveDisplay:
-    """Finished steps as lines; below them one line that moves."""
+    """Finished steps as lines; below them a line that moves for each step that runs."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -55,25 +63,40 @@ class LiveDisplay:
         self._console = Console()
         self._status = self._console.status("")
         self._status.start()
-        self._position = ""
-        self._progress: dict[str, Any] = {}
+        self._position: dict[str, str] = {}
+        self._progress: dict[str, dict[str, Any]] = {}
+        self._moving: dict[str, str] = {}
 
     def started(self, name: str, position: str) -> None:
-        self._position, self._progress = position, {}
-        self._status.update(f"[dim]{position}[/] {name}")
+        self._position[name], self._progress[name] = position, {}
+        self._show(name, "")
 
     def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None:
-        self._progress = progress or self._progress
-        moving = describe(elapsed_seconds, progress)
-        self._status.update(f"[dim]{self._position}[/] {name}  [cyan]{duration(elapsed_seconds)}[/]  {moving}")
+        self._progress[name] = progress or self._progress[name]
+        self._show(name, f"  [cyan]{duration(elapsed_seconds)}[/]  {describe(elapsed_seconds, progress)}")
 
     def finished(self, name: str, seconds: float) -> None:
-        line = f"[green]✓[/] {name}  [cyan]{duration(seconds)}[/]  [dim]{metrics(self._progress)}[/]"
+        line = f"[green]✓[/] {name}  [cyan]{duration(seconds)}[/]  [dim]{metrics(self._progress[name])}[/]"
+        self._hide(name)
         self._console.print(line, highlight=False)
 
+    def stopped(self, name: str) -> None:
+        self._hide(name)
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
     def close(self) -> None:
-        """Take the moving line away."""
+        """Take the moving lines away."""
         self._status.stop()
+
+    def _show(self, name: str, rest: str) -> None:
+        self._moving[name] = f"[dim]{self._position[name]}[/] {name}{rest}"
+        self._status.update("\n  ".join(self._moving.values()))  # below the first line's spinner
+
+    def _hide(self, name: str) -> None:
+        del self._moving[name]
+        self._status.update("\n  ".join(self._moving.values()))
 
 
 def describe(elapsed_seconds: float, progress: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -38,6 +38,7 @@ class Process:
             start_new_session=True,
         )
         self._descriptor = os.pidfd_open(self._process.pid)
+        self._was_asked = False
         if order is not None and self._process.stdin:
             try:
                 self._process.stdin.write(order.encode())
@@ -51,16 +52,20 @@ class Process:
 
     def poll(self, timeout_seconds: float = 0.0) -> int | None:
         """The exit code once it ended, else None; returns at once when it ends within the timeout."""
-        select.select([self._descriptor], [], [], timeout_seconds)
+        select.select([self], [], [], timeout_seconds)
         return self._process.poll()
+
+    def ask_to_stop(self) -> None:
+        """Once; it may take its time to save its work."""
+        if not self._was_asked and self.poll() is None:
+            self._was_asked = True
+            self._process.terminate()
 
     def stop(self, grace_seconds: float = GRACE_SECONDS) -> int:
         """Ask it to stop, kill it and everything below it after the grace; the exit code."""
-        for patience in (grace_seconds, 10.0):
-            if self.poll() is not None:
-                break
+        self.ask_to_stop()
+        if self.poll(grace_seconds) is None:
             self._process.terminate()  # the guard kills its whole tree at the second time
-            self.poll(patience)
         return self._process.wait(timeout=10.0)
 
     def log_tail(self, lines: int = 15) -> str:
@@ -74,6 +79,15 @@ class Process:
         """Give back its descriptors."""
         os.close(self._descriptor)
         self._file.close()
+
+    def fileno(self) -> int:
+        """Readable once the process has ended."""
+        return self._descriptor
+
+
+def wait_for_any(processes: Iterable[Process], timeout_seconds: float) -> None:
+    """Return when one of them has ended, or after the timeout."""
+    select.select(list(processes), [], [], timeout_seconds)
 
 
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:

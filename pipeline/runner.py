@@ -1,26 +1,23 @@
-"""Run the steps of a plan that are not sealed yet, one child process each, and leave everything resumable."""
+"""Run the steps of a plan that are not sealed yet, a child process each, and leave everything resumable."""
 
-import json
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from collections.abc import Sequence
 
 from pipeline import history
-from pipeline.child import Order
 from pipeline.display import Display
 from pipeline.errors import StepFailed, Stopped
-from pipeline.plan import Plan, inputs_as_json
-from pipeline.process import Process
+from pipeline.job import Job
+from pipeline.plan import Plan, workflow
+from pipeline.process import wait_for_any
 from pipeline.provenance import provenance
+from pipeline.schedule import Schedule
 from pipeline.services import Server
-from pipeline.stage import PROGRESS
+from pipeline.signals import stop_signals
 from pipeline.step import Service, Step
 from pipeline.store import Store
+
+POLL_SECONDS = 0.5
+"""Between two looks at progress; a process that ends is noticed at once."""
 
 
 class Runner:
@@ -34,62 +31,95 @@ class Runner:
         self.record = record
         self.display = display
         self.resume_command = resume_command
+        self._provenance = provenance()
+        self._schedule = Schedule([])
+        self._positions: dict[str, str] = {}
+        self._jobs: list[Job] = []
         self._server: Server | None = None
 
     def run(self, steps: list[Step]) -> None:
         """Do every step of `steps` that is not sealed. Raises StepFailed or Stopped; both leave the store valid."""
         pending = [step for step in steps if not self.store.is_sealed(step.stage, step.fingerprint)]
-        environment = provenance()
+        self._schedule = Schedule(pending, workflow().SCORING if self._has_gpu() else ())
+        self._positions = {step.name: f"{index + 1}/{len(pending)}" for index, step in enumerate(pending)}
         try:
-            with _stop_signals():
-                for index, step in enumerate(pending):
-                    self._provide_service(step.service)
-                    self._perform(step, f"{index + 1}/{len(pending)}", environment)
+            with stop_signals():
+                while not self._schedule.is_finished:
+                    for step in self._schedule.take():
+                        self._start(step)
+                    self._wait()
         except KeyboardInterrupt:
             raise Stopped(f"stopped; everything finished is kept, continue with: {self.resume_command}") from None
         finally:
+            self._stop_jobs(self._jobs)
             self._stop_server()
 
-    def _perform(self, step: Step, position: str, environment: dict[str, Any]) -> None:
-        self.display.started(step.name, position)
-        started = time.monotonic()
-        process = Process(
-            [sys.executable, "-m", "pipeline.child"],
-            self._log(step),
-            self._server.environment() if self._server else None,
-            order=self._order(step, environment),
-        )
-        try:
-            code = self._watch(process, step, started)
-        finally:
-            process.stop()
-            process.close()
+    def _has_gpu(self) -> bool:
+        """Without one the server needs every core, and programs scored beside it would run into their time limits."""
+        return bool(self._provenance["hardware"]["gpus"])
+
+    def _start(self, step: Step) -> None:
+        if step.service:
+            self._provide_service(step.service)
+        elif self._schedule.is_alone(step):
+            self._stop_server()
+        self.display.started(step.name, self._positions[step.name])
+        self._jobs.append(Job(step, self.store, self._server if step.service else None, self._provenance))
+
+    def _wait(self) -> None:
+        """Until a process ends, but not for long."""
+        processes = [job.process for job in self._jobs]
+        if self._server and self._clients():
+            processes.append(self._server.process)
+        wait_for_any(processes, POLL_SECONDS)
+        if self._server and self._clients():
+            self._server.check()
+        self._look_at_jobs()
+
+    def _look_at_jobs(self) -> None:
+        """Show what goes on; seal off what has ended. Raises StepFailed at the first failure."""
+        for job in list(self._jobs):
+            if job.process.poll() is None:
+                self.display.tick(job.step.name, job.elapsed_seconds, job.progress())
+            else:
+                self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        self._jobs.remove(job)
+        code = job.end()
         if code == Stopped.exit_code:
             raise KeyboardInterrupt
-        if code != 0 or not self.store.is_sealed(step.stage, step.fingerprint):
-            raise StepFailed(self._failure(step, process, code))
-        self.display.finished(step.name, time.monotonic() - started)
-        self._remember(step)
+        if code != 0 or not job.is_sealed:
+            raise StepFailed(self._failure(job, code))
+        self.display.finished(job.step.name, job.elapsed_seconds)
+        self._schedule.finish(job.step)
+        self._remember(job.step)
 
-    def _watch(self, process: Process, step: Step, started: float) -> int:
-        """Wait for the child, showing its progress; a server's death ends it."""
-        progress = self.store.partial(step.stage, step.fingerprint) / PROGRESS
-        while (code := process.poll(0.5)) is None:
-            if self._server:
-                self._server.check()
-            self.display.tick(step.name, time.monotonic() - started, read_progress(progress))
-        return code
+    def _stop_jobs(self, jobs: Sequence[Job]) -> None:
+        """All at once, each with time to save its work."""
+        for job in jobs:
+            job.process.ask_to_stop()
+        for job in list(jobs):
+            job.end()
+            self._jobs.remove(job)
+            self.display.stopped(job.step.name)
 
-    def _provide_service(self, service: Service | None) -> None:
+    def _clients(self) -> list[Job]:
+        return [job for job in self._jobs if job.step.service]
+
+    def _provide_service(self, service: Service) -> None:
         """Have `service` running, and no other: two models do not fit into one machine's memory."""
-        if self._server and service and self._server.service.fingerprint == service.fingerprint:
+        if self._server and self._server.service.fingerprint == service.fingerprint:
             return
         self._stop_server()
-        if service is None:
-            return
         name, started = f"server for {_served(service)}", time.monotonic()
         self.display.started(name, "")
-        self._server = Server.start(service, self.store, lambda elapsed: self.display.tick(name, elapsed, {}))
+
+        def tick(elapsed_seconds: float) -> None:
+            self.display.tick(name, elapsed_seconds, {})
+            self._look_at_jobs()
+
+        self._server = Server.start(service, self.store, tick)
         self.display.finished(name, time.monotonic() - started)
 
     def _stop_server(self) -> None:
@@ -97,57 +127,16 @@ class Runner:
             self._server.stop()
             self._server = None
 
-    def _order(self, step: Step, environment: dict[str, Any]) -> str:
-        resources = step.resources.model_copy(
-            update={"server_url": self._server.url if self._server else None, "store_dir": self.store.root}
-        )
-        return Order(
-            stage=step.stage,
-            fingerprint=step.fingerprint,
-            config=step.config.model_dump(mode="json"),
-            inputs=inputs_as_json(step, self.store),
-            store=self.store.root,
-            resources=resources,
-            provenance=environment,
-        ).model_dump_json()
-
     def _remember(self, step: Step) -> None:
         self.record = self.record.model_copy(update={"steps": {**self.record.steps, step.name: step.fingerprint}})
         history.write(self.store, self.record)
 
-    def _log(self, step: Step) -> Path:
-        return self.store.log(step.stage, step.fingerprint)
-
-    def _failure(self, step: Step, process: Process, code: int) -> str:
+    def _failure(self, job: Job, code: int) -> str:
         return (
-            f"step {step.name} failed (exit code {code}); the end of its log:\n\n{process.log_tail()}\n\n"
-            f"log: {process.log}\nafter mending the cause, continue with: {self.resume_command}"
+            f"step {job.step.name} failed (exit code {code}); the end of its log:\n\n{job.process.log_tail()}\n\n"
+            f"log: {job.process.log}\nafter mending the cause, continue with: {self.resume_command}"
         )
-
-
-def read_progress(path: Path) -> dict[str, Any]:
-    """What a stage last said of itself: {"done", "total", "metrics"}, or nothing yet."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
 
 
 def _served(service: Service) -> str:
     return ", ".join(step.name for step in service.dependencies())
-
-
-@contextmanager
-def _stop_signals() -> Iterator[None]:
-    """SIGTERM, SIGHUP and SIGUSR2 stop a run the way Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
-    previous = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)

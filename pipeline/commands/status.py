@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     from pipeline import history
     from pipeline.display import describe, duration
+    from pipeline.job import read_progress
     from pipeline.plan import State, state
-    from pipeline.runner import read_progress
     from pipeline.stage import PROGRESS
 
     plan, store = shared.open_plan(arguments)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.display import PlainDisplay, describe, duration
+from pipeline.display import LiveDisplay, PlainDisplay, describe, duration
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,33 @@ def test_plain_lines_end_with_the_last_metrics(capsys):
     display.tick("math/train", 1.0, {"done": 1, "total": 2, "metrics": {"loss": 0.5}})
     display.finished("math/train", 2.0)
     assert capsys.readouterr().out == "   5/21  math/train ...\n   done  math/train  2.0s  loss 0.5\n"
+
+
+def test_steps_at_once_keep_their_own_progress(capsys):
+    display = PlainDisplay()
+    for name in ("a", "b"):
+        display.started(name, "1/2")
+        display.tick(name, 1.0, {"metrics": {"answers": name}})
+    display.finished("a", 2.0)
+    display.stopped("b")
+    display.note("a word between")
+    expected = "    1/2  a ...\n    1/2  b ...\n   done  a  2.0s  answers a\nstopped  b\na word between\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_a_terminal_shows_a_moving_line_for_each_step_that_runs(monkeypatch):
+    shown: list[str] = []
+    display = LiveDisplay()
+    display.close()
+    monkeypatch.setattr(display._status, "update", shown.append)
+    display.started("a", "1/3")
+    display.started("b", "2/3")
+    display.tick("a", 3.0, {"done": 1, "total": 2})
+    assert [line.strip() for line in shown[-1].splitlines()] == [
+        "[dim]1/3[/] a  [cyan]3.0s[/]  1/2 50%  ETA 3.0s",
+        "[dim]2/3[/] b",
+    ]
+    display.finished("a", 4.0)
+    assert shown[-1] == "[dim]2/3[/] b"
+    display.stopped("b")
+    assert shown[-1] == ""
