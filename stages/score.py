@@ -38,7 +38,7 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
         raise UserError(
             f"scorer.name: got {config.scorer.name}, expected {benchmark.name} as in the answers' benchmark"
         )
-    answered = _read(inputs)
+    answered = _read(inputs, out)
     scores, items = benchmark_module(benchmark).score(config.scorer, benchmark, answered, out / ".cache")
     (out / "scores.json").write_text(json.dumps(scores.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     _write_items(out, items)
@@ -52,7 +52,7 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
     }
 
 
-def _read(inputs: Inputs) -> Answered:
+def _read(inputs: Inputs, out: Workspace) -> Answered:
     from stages._serving.records import read_json_lines
 
     requests = [
@@ -69,6 +69,7 @@ def _read(inputs: Inputs) -> Answered:
         data_dir=inputs.data.path if inputs.data else None,
         judgments=read_json_lines(judgments / "judgments.jsonl") if judgments else (),
         judged_by_itself=judgments is not None and _read_json(judgments, "judge.json")["judged_by_itself"],
+        files_dir=out.path,
     )
 
 

@@ -1,35 +1,54 @@
-"""Any generate_until task of lm-eval, by name: its prompts, its filters, its metrics, computed by its own evaluator.
+"""Any task, group or tag of lm-eval, by name: its prompts, its filters, its metrics, computed by its own evaluator.
 
 Generating and scoring both run `lm_eval.evaluator.evaluate`, over a model that notes down what it is asked, and over a
-model that returns the stored answers. Tasks shipped here lie in tasks/.
+model that returns the stored answers and log-likelihoods. Tasks shipped here lie in tasks/.
+https://github.com/EleutherAI/lm-evaluation-harness
 """
 
-import re
-from importlib.util import find_spec
+import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.strict import StrictModel
+from pipeline.strict import LocalPath, StrictModel
 from stages._serving.requests import Request
-from stages.benchmarks.base import Answered, Item, Scores, answer_counts, metric_of
+from stages.benchmarks import _lm_eval_index as index
+from stages.benchmarks.base import Answered, Item, Scores, answer_counts
+
+OTHER_NAMES = {"EleutherAI/hendrycks_math": "math"}
+"""What data sets are called in mirror folders, beside their own names."""
+
+
+class Generation(StrictModel):
+    """Replaces the task's own generation arguments, each on its own."""
+
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: tuple[str, ...] | None = Field(None, strict=False)
+    """Texts that end the answer and are not part of it."""
 
 
 class Config(StrictModel):
-    """A registered task. With a `data` artifact, its jsonl files replace the task's own data source."""
+    """A registered task, or a group or tag of them."""
+
+    VERSION: ClassVar[int] = 2  # requests are named by task, document and number
 
     name: Literal["lm_eval"]
     task: str
     """As `lm-eval ls tasks` lists it, or arithmetic_word_problems."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
-    """By default the task's own number."""
+    """By default the task's own number. Tasks that fix it at 0 keep it, as in lm-eval."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Only the first so many problems."""
+    """Only the first so many problems of each task."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Of an answer; by default the task's max_gen_toks, else lm-eval's 256."""
+    generation: Generation = Generation()
     use_template: bool = True
-    """Render prompts with the model's template; else lm-eval's plain text is continued as it stands."""
+    """Render prompts with the model's template; else lm-eval's plain text is continued as it stands, which is how
+    leaderboards ask for log-likelihoods."""
+    data: dict[str, LocalPath] = {}
+    """Folders that replace data sets of the hub, by the hub's names: {openai/gsm8k: FOLDER} with FOLDER/test.jsonl."""
     seed: int = 1234
     """Draws the worked examples of few-shot prompts; lm-eval's default."""
 
@@ -39,45 +58,37 @@ class Scorer(StrictModel):
 
     name: Literal["lm_eval"]
     primary: str | None = None
-    """The headline metric as lm-eval names it, such as "exact_match,strict-match"; by default the task's first."""
+    """The headline metric as lm-eval names it, such as "exact_match,strict-match"; by default the task's first. For a
+    group without a metric of its own, the mean of its tasks' metrics of that name."""
     bootstrap_iters: Annotated[int, Field(ge=0)] = 1000
     """For standard errors that have no closed form."""
 
 
-def problems(config: Config) -> list[str]:
-    """Whether the task's own data is cached or the hub can be reached, for tasks in a file of their own name.
+def on_mirror(config: Config, mirror: Path) -> Config:
+    """The config with those of its data sets that a mirror folder has, and the recipe does not name."""
+    found = {name: folder for name in index.data_sets(config.task) if (folder := _mirrored(name, mirror))}
+    return config.model_copy(update={"data": {**found, **config.data}}) if found else config
 
-    lm-eval is not asked, since reading its thousands of files takes seconds.
-    """
+
+def problems(config: Config) -> list[str]:
+    """Whether the task's data sets are here, in the hub's cache, or can be fetched; tasks in Python are not asked."""
     from stages._data import hub
 
-    name = _hub_dataset(config.task)
-    problem = hub.unpinned_problem(name) if name else None
-    return (
-        [f"lm_eval: {config.task}: {problem}; set `data: track` and bring the problems as a test split"]
-        if problem
-        else []
-    )
-
-
-def _hub_dataset(task: str) -> str | None:
-    """The `dataset_path` in the task's YAML file or the one it includes; None where it is not found that easily."""
-    package = find_spec("lm_eval")
-    folders = package.submodule_search_locations if package else None
-    for file in Path(folders[0], "tasks").glob(f"*/{task}.yaml") if folders else []:
-        text = file.read_text()
-        included = re.search(r"^include: *(\S+)", text, re.MULTILINE)
-        if included and (file.parent / included[1]).is_file():
-            text += (file.parent / included[1]).read_text()
-        found = re.search(r"^dataset_path: *([\w.-]+/[\w.-]+)", text, re.MULTILINE)
-        return found[1] if found else None
-    return None
+    lines = [
+        f"data.{name}: found nothing at {path}, expected a folder"
+        for name, path in config.data.items()
+        if not path.exists()
+    ]
+    wanted = sorted(index.data_sets(config.task) - config.data.keys())
+    remedy = "name a local copy in `data`, or bring the problems as a test split (`data: track`)"
+    lines += [f"{problem}; {remedy}" for name in wanted if (problem := hub.unpinned_problem(name))]
+    return [f"lm_eval: {config.task}: {line}" for line in lines]
 
 
 def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:
-    """One request a problem (and worked examples as earlier messages).
+    """One request for each answer or log-likelihood that lm-eval wants.
 
-    Raises UserError for an unknown task (near names are listed), one that is not generate_until, or missing data.
+    Raises UserError for an unknown task (near names are listed), one that cannot be run safely, or missing data.
     """
     from stages.benchmarks._lm_eval import collect_requests
 
@@ -85,79 +96,77 @@ def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Req
 
 
 def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -> tuple[Scores, list[Item]]:
-    """lm-eval's metrics of the stored answers, with its versions and hashes."""
+    """lm-eval's metrics of the stored answers, with its versions and hashes; its own files are kept in lm_eval/."""
     from stages.benchmarks._lm_eval import evaluate_stored
+    from stages.benchmarks._lm_eval_items import task_items
+    from stages.benchmarks._lm_eval_table import Table
 
-    result = evaluate_stored(config, scorer.bootstrap_iters, answered, cache_dir)
-    values = result.metrics
-    primary = _primary(scorer, list(values))
-    items = _items(result.samples, primary, answered)
-    counts = {
-        **answer_counts(answered.answers.values()),
-        "unparsable": sum(item["extracted"] == "[invalid]" for item in items),
+    results = evaluate_stored(config, scorer.bootstrap_iters, answered, cache_dir)
+    samples = results.pop("samples")
+    if answered.files_dir:
+        _keep(answered.files_dir / "lm_eval", results, samples)
+    table = Table(config.task, results)
+    items = {
+        task: task_items(task, rows, table.of_items(task, scorer.primary), answered) for task, rows in samples.items()
     }
+    metrics, primary = table.metrics(scorer.primary, items)
     return (
         Scores(
             benchmark=config.task,
             primary=primary,
-            higher_is_better=result.higher_is_better.get(primary.partition(",")[0]) is not False,
-            metrics={
-                name: metric_of(value, stderr, len(items), _values(items, name))
-                for name, (value, stderr) in values.items()
-            },
-            counts=counts,
-            details=result.details,
+            higher_is_better=table.higher_is_better(primary),
+            metrics=metrics,
+            counts={**answer_counts(answered.answers.values()), "unparsable": _num_unparsable(items)},
+            details=_details(config.task, results, samples),
         ),
-        items,
+        [item for rows in items.values() for item in rows],
     )
 
 
-def _primary(scorer: Scorer, metrics: list[str]) -> str:
-    from pipeline.errors import UserError
-
-    if scorer.primary is None:
-        return metrics[0]
-    if scorer.primary not in metrics:
-        raise UserError(f"scorer.primary: got {scorer.primary!r}, expected one of {', '.join(metrics)}")
-    return scorer.primary
+def _mirrored(name: str, mirror: Path) -> Path | None:
+    places = [mirror / each for each in (name, name.rpartition("/")[2], OTHER_NAMES.get(name, name))]
+    return next((place for place in places if place.is_dir()), None)
 
 
-def _items(samples: list[dict[str, Any]], primary: str, answered: Answered) -> list[Item]:
-    """lm-eval logs a sample for each filter; here one item holds the metrics of all of them."""
-    by_id = {request.id: request for request in answered.requests}
-    items: dict[str, Item] = {}
-    for sample in samples:
-        request = by_id[str(sample["doc_id"])]
-        item = items.setdefault(request.id, _blank_item(request, sample, answered))
-        for metric in sample["metrics"]:
-            name = f"{metric},{sample['filter']}"
-            item[name] = _number(sample[metric])
-            if name == primary:
-                item["score"], item["extracted"] = item[name], _first(sample["filtered_resps"])
-    return [items[request.id] for request in answered.requests]
+def _num_unparsable(items: dict[str, list[Item]]) -> int:
+    return sum(item["extracted"] == "[invalid]" for rows in items.values() for item in rows)
 
 
-def _blank_item(request: Request, sample: dict[str, Any], answered: Answered) -> Item:
-    texts = answered.texts(request)
+def _details(name: str, results: dict[str, Any], samples: dict[str, Any]) -> dict[str, Any]:
+    from importlib.metadata import version
+
     return {
-        "id": request.id,
-        "score": None,
-        "question": request.turns[-1],
-        "answer": texts if len(texts) > 1 else texts[0],
-        "reference": str(sample["target"]),
-        "extracted": None,
-        "finish_reason": answered.answers[request.id, 0, 0].finish_reason,
+        "lm_eval_version": version("lm_eval"),
+        "task": name,
+        "tasks": {
+            task: {
+                "version": results["versions"].get(task),
+                "hash": _task_hash(rows),
+                "num_fewshot": results["n-shot"].get(task),
+                "n": results["n-samples"][task]["effective"],
+                "n_original": results["n-samples"][task]["original"],
+            }
+            for task, rows in samples.items()
+        },
     }
 
 
-def _values(items: list[Item], name: str) -> list[float]:
-    return [item[name] for item in items if item.get(name) is not None]
+def _task_hash(samples: list[dict[str, Any]]) -> str:
+    """As lm-eval's result files have it: over the documents, prompts and targets of the samples in order."""
+    from lm_eval.utils import hash_string
+
+    return str(hash_string("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples)))
 
 
-def _number(value: Any) -> float | None:
-    """A sample's metric where it is a number; corpus metrics such as BLEU keep texts there."""
-    return float(value) if isinstance(value, int | float) else None
+def _keep(folder: Path, results: dict[str, Any], samples: dict[str, list[dict[str, Any]]]) -> None:
+    """results.json and samples_TASK.jsonl, with the fields of lm-eval's own files."""
+    from lm_eval.utils import handle_non_serializable
 
+    from stages._serving.records import write_json_lines
 
-def _first(values: Any) -> Any:
-    return values[0] if isinstance(values, list) and values else values
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(results, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    for task, rows in samples.items():
+        plain = json.loads(json.dumps(rows, default=handle_non_serializable))
+        write_json_lines(folder / f"samples_{task}.jsonl", plain)
