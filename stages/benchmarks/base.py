@@ -57,6 +57,8 @@ class Answered:
     """The data artifact of the benchmark, if it has one."""
     judgments: Sequence[dict[str, Any]] = ()
     judged_by_itself: bool = False
+    files_dir: Path | None = None
+    """Where a scorer may keep files of its own, as part of the result."""
 
     def texts(self, request: Request, turn: int = 0) -> list[str]:
         """The answers of all samples, in order."""

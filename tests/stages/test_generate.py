@@ -70,6 +70,7 @@ def test_the_second_turn_sees_the_first_answer(inputs: generate.Inputs, workspac
     first, second = (body["prompt"] for body in script.bodies)
     from tokenizers import Tokenizer
 
+    assert inputs.model
     seven = Tokenizer.from_file(str(inputs.model / "tokenizer.json")).encode("seven", add_special_tokens=False).ids
     assert second[: len(first) + 1] == first + seven
 
@@ -110,6 +111,7 @@ def test_more_of_the_same_asks_only_for_what_is_new(inputs: generate.Inputs, tmp
 def test_answers_of_one_model_are_never_anothers(inputs: generate.Inputs, tmp_path: Path):
     script, store = Script(MODEL, lambda body: completion("seven")), tmp_path / "store"
     _run(CONFIG, inputs, tmp_path / "first", store, script)
+    assert inputs.model
     other = inputs.model_copy(update={"model": artifact(inputs.model.path, "merge", "1" * 64)})
     script.model = served_model_name("1" * 64)
     assert _run(CONFIG, other, tmp_path / "second", store, script)["sent"] == 4
