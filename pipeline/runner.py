@@ -18,6 +18,8 @@ from pipeline.store import Store
 
 POLL_SECONDS = 0.5
 """Between two looks at progress; a process that ends is noticed at once."""
+SERVER_PATIENCE_SECONDS = 2.0
+"""How long a server may take to end after the step that failed because of it."""
 
 
 class Runner:
@@ -36,6 +38,8 @@ class Runner:
         self._positions: dict[str, str] = {}
         self._jobs: list[Job] = []
         self._server: Server | None = None
+        self._restarted: set[str] = set()
+        """Fingerprints of servers that were started again."""
 
     def run(self, steps: list[Step]) -> None:
         """Do every step of `steps` that is not sealed. Raises StepFailed or Stopped; both leave the store valid."""
@@ -72,9 +76,15 @@ class Runner:
         if self._server and self._clients():
             processes.append(self._server.process)
         wait_for_any(processes, POLL_SECONDS)
-        if self._server and self._clients():
-            self._server.check()
+        self._look_at_server()
         self._look_at_jobs()
+
+    def _look_at_server(self) -> None:
+        """Replace one that ended or hangs. (Nobody notices when nobody asks it.)"""
+        if self._server and (clients := self._clients()):
+            patience_seconds = SERVER_PATIENCE_SECONDS if any(job.process.poll() for job in clients) else 0.0
+            if trouble := self._server.trouble(patience_seconds):
+                self._replace_server(self._server, trouble)
 
     def _look_at_jobs(self) -> None:
         """Show what goes on; seal off what has ended. Raises StepFailed at the first failure."""
@@ -91,18 +101,27 @@ class Runner:
             raise KeyboardInterrupt
         if code != 0 or not job.is_sealed:
             raise StepFailed(self._failure(job, code))
+        self._done(job)
+
+    def _done(self, job: Job) -> None:
         self.display.finished(job.step.name, job.elapsed_seconds)
         self._schedule.finish(job.step)
-        self._remember(job.step)
+        self.record = self.record.model_copy(
+            update={"steps": {**self.record.steps, job.step.name: job.step.fingerprint}}
+        )
+        history.write(self.store, self.record)
 
     def _stop_jobs(self, jobs: Sequence[Job]) -> None:
-        """All at once, each with time to save its work."""
+        """All at once, each with time to save its work; one that was done nevertheless counts as done."""
         for job in jobs:
             job.process.ask_to_stop()
         for job in list(jobs):
             job.end()
             self._jobs.remove(job)
-            self.display.stopped(job.step.name)
+            if job.is_sealed:
+                self._done(job)
+            else:
+                self.display.stopped(job.step.name)
 
     def _clients(self) -> list[Job]:
         return [job for job in self._jobs if job.step.service]
@@ -122,14 +141,29 @@ class Runner:
         self._server = Server.start(service, self.store, tick)
         self.display.finished(name, time.monotonic() - started)
 
-    def _stop_server(self) -> None:
-        if self._server:
-            self._server.stop()
-            self._server = None
+    def _replace_server(self, server: Server, trouble: str) -> None:
+        """Stop it and its clients, which run again on a new one and ask what is unanswered.
 
-    def _remember(self, step: Step) -> None:
-        self.record = self.record.model_copy(update={"steps": {**self.record.steps, step.name: step.fingerprint}})
-        history.write(self.store, self.record)
+        Raises StepFailed the second time.
+        """
+        clients, failure = self._clients(), server.failure(trouble)
+        for job in clients:
+            job.process.ask_to_stop()
+        self._stop_server(grace_seconds=1.0)
+        self._stop_jobs(clients)
+        if server.service.fingerprint in self._restarted:
+            advice = f"it was started again once already; after mending the cause, continue with: {self.resume_command}"
+            raise StepFailed(f"{failure}\n\n{advice}")
+        self._restarted.add(server.service.fingerprint)
+        self.display.note(
+            f"the server {trouble}; it is started again for what is unanswered. Log: {server.process.log}"
+        )
+        self._schedule.put_back([job.step for job in clients if job.step in self._schedule.running])
+
+    def _stop_server(self, grace_seconds: float = 10.0) -> None:
+        if self._server:
+            self._server.stop(grace_seconds)
+            self._server = None
 
     def _failure(self, job: Job, code: int) -> str:
         return (

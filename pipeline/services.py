@@ -7,12 +7,16 @@ A service is a stage-like module `stages.<name>` with `Config`, `Inputs` and
     model_name(inputs) -> str            unique for what it serves
     startup_timeout_seconds: float
     key_variable: str                    optional: the environment variable in which the server looks for its API key
+    pulse(url, key, timeout_seconds) -> Hashable | None     optional: changes while work is done; None: no work
+    hang_timeout_seconds(config) -> float                   with it: how long the pulse may stay as it is
 
 It is ready when GET /v1/models names the expected model, so another job's server on the port is never taken for ours.
+`pulse` may raise OSError or ValueError when the server does not answer. Without it only the server's end is noticed.
 Server and clients get a key of their own in the environment variable PIPELINE_SERVER_KEY, never on a command line.
 """
 
 import errno
+import functools
 import json
 import secrets
 import socket
@@ -23,6 +27,7 @@ from typing import Any, Self
 from pipeline.errors import StepFailed
 from pipeline.plan import inputs_as_json
 from pipeline.process import Process
+from pipeline.pulse import Watch
 from pipeline.served import served_models
 from pipeline.stage import load_stage
 from pipeline.step import Service
@@ -55,7 +60,8 @@ class Server:
         self.key = key
         self.model_name: str = module.model_name(inputs)
         self.url = f"http://{_reachable(host)}:{self.port}"
-        self._timeout_seconds: float = module.startup_timeout_seconds
+        self._module = module
+        self._watch: Watch | None = None
         self.process = Process(
             module.command(service.config, inputs, resources, self.port),
             store.log(service.stage, service.fingerprint),
@@ -80,6 +86,7 @@ class Server:
                 server.stop()
                 raise
             else:
+                server.watch()
                 return server
         raise AssertionError("the loop returns or raises")
 
@@ -97,19 +104,30 @@ class Server:
         while not self._serves_the_model():
             elapsed = time.monotonic() - started
             self._check_start()
-            if elapsed > self._timeout_seconds:
+            if elapsed > self._module.startup_timeout_seconds:
                 raise StepFailed(self.failure(f"not ready after {elapsed:.0f} s"))
             tick(elapsed)
             self.process.poll(0.5)
 
-    def check(self) -> None:
-        """Raises StepFailed when the server has ended."""
-        code = self.process.poll()
+    def watch(self) -> None:
+        """From now on `trouble` knows when it hangs, where the service has a pulse."""
+        if hasattr(self._module, "pulse"):
+            pulse = functools.partial(self._module.pulse, self.url, self.key)
+            self._watch = Watch(pulse, self._module.hang_timeout_seconds(self.service.config))
+
+    def trouble(self, patience_seconds: float = 0.0) -> str | None:
+        """What happened to it, if anything: it ended (within the patience), or it hangs."""
+        code = self.process.poll(patience_seconds)
         if code is not None:
-            raise StepFailed(self.failure(f"ended with exit code {code}"))
+            return f"ended with exit code {code}"
+        if self._watch and self._watch.hangs:
+            return f"hangs: for {self._watch.silent_seconds:.0f} s it did not get on with its work"
+        return None
 
     def stop(self, grace_seconds: float = 10.0) -> None:
         """Stop it and all its processes."""
+        if self._watch:
+            self._watch.stop()
         self.process.stop(grace_seconds)
         self.process.close()
 
@@ -120,7 +138,8 @@ class Server:
     def _check_start(self) -> None:
         if self.process.poll() is not None and not is_free(self.host, self.port):
             raise PortTaken(self.failure(f"ended, for another program has its port {self.port}"))
-        self.check()
+        if trouble := self.trouble():
+            raise StepFailed(self.failure(trouble))
 
     def _serves_the_model(self) -> bool:
         try:

@@ -1,6 +1,7 @@
 """Servers that steps share: their start, their key, and every way in which they fail."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,12 @@ def toy(recipe):
 
 
 @pytest.fixture
-def service(recipe, pipeline, tmp_path) -> tuple[Service, Store]:
-    """A service whose model is there."""
+def start(recipe, pipeline, tmp_path) -> Callable[[], Server]:
+    """Start a server whose model is there."""
     assert pipeline("run", recipe("name: toy\ntracks: {a: {value: 1}}\n")).returncode == 0
     model = Step("number", number.Config(value=1), name="a/number")
-    return Service("server", server.Config(), {"model": model}), Store(tmp_path / "store")
+    service = Service("server", server.Config(), {"model": model})
+    return lambda: Server.start(service, Store(tmp_path / "store"), lambda _: None)
 
 
 def test_each_server_has_a_key_of_its_own_that_is_on_no_command_line(toy, pipeline, tmp_path):
@@ -50,10 +52,11 @@ def test_each_server_has_a_key_of_its_own_that_is_on_no_command_line(toy, pipeli
     assert_nothing_is_left(tmp_path / "store")
 
 
-def test_the_key_is_in_the_environment_only(service):
-    running = Server.start(*service, lambda _: None)
+def test_the_key_is_in_the_environment_only(start, tmp_path):
+    running = start()
     try:
-        process = Path(f"/proc/{starts(service[1].root)[0][0]}")
+        ((pid, _),) = starts(tmp_path / "store")
+        process = Path(f"/proc/{pid}")
         assert running.key and len(running.key) >= 32
         assert f"PIPELINE_SERVER_KEY={running.key}\0TOY" in (process / "environ").read_text()
         assert running.key not in (process / "cmdline").read_text()
@@ -62,26 +65,26 @@ def test_the_key_is_in_the_environment_only(service):
         running.stop()
 
 
-def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(service, monkeypatch):
+def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(start, monkeypatch, tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
         ports = iter([taken, free_port()])
         monkeypatch.setattr(services, "free_port", lambda _host: next(ports))
-        running = Server.start(*service, lambda _: None)
+        running = start()
         running.stop()
-    assert [port for _, port in starts(service[1].root)] == [taken, running.port]
+    assert [port for _, port in starts(tmp_path / "store")] == [taken, running.port]
 
 
-def test_taken_ports_are_not_tried_for_ever(service, monkeypatch):
+def test_taken_ports_are_not_tried_for_ever(start, monkeypatch, tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         monkeypatch.setattr(services, "free_port", lambda _host: other.getsockname()[1])
         with pytest.raises(StepFailed, match="another program has its port"):
-            Server.start(*service, lambda _: None)
-    assert len(starts(service[1].root)) == services.NUM_PORTS
+            start()
+    assert len(starts(tmp_path / "store")) == services.NUM_PORTS
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def _ask(url: str) -> dict:
 
 
 def _keep(resources: Resources, owner: str, out: Workspace, text: str) -> None:
+    assert resources.store_dir
     folder = resources.store_dir / "answers" / owner
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{out.path.name.removesuffix('.partial')}.jsonl").write_text(text)

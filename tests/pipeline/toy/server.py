@@ -7,6 +7,9 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
@@ -20,15 +23,17 @@ startup_timeout_seconds = 3.0
 key_variable = "TOY_SERVER_KEY"
 
 Mode = Literal[
-    "well", "dies", "dies once", "hangs", "hangs once", "garbage", "other name", "never ready", "ends", "asks for key"
-]
+    "well", "dies", "dies once", "hangs", "hangs once", "stalls", "stalls once",
+    "garbage", "other name", "never ready", "ends", "asks for key",
+]  # fmt: skip
 
 
 class Config(StrictModel):
     mode: Mode = "well"
-    """"once": at its first start; else at every start."""
+    """"once": at its first start; else at every start. It hangs all of it, or stalls: only its work."""
     num_answers: int = 2
-    """Requests it answers before it dies or hangs."""
+    """Requests it answers before it dies, hangs or stalls."""
+    answer_seconds: float = 0.0
     hang_timeout_seconds: float = 2.0
 
 
@@ -44,15 +49,32 @@ def command(config: Config, inputs: Inputs, resources: Resources, port: int) -> 
     settings = {
         "mode": config.mode,
         "num_answers": config.num_answers,
+        "answer_seconds": config.answer_seconds,
         "name": "another" if config.mode == "other name" else model_name(inputs),
-        "starts": str(resources.store_dir / "cache" / f"starts-{model_name(inputs)}"),
+        "starts": str(_cache(resources) / f"starts-{model_name(inputs)}"),
         "address": (resources.host, port),
     }
     return [sys.executable, "-m", __name__, json.dumps(settings)]
 
 
+def _cache(resources: Resources) -> Path:
+    assert resources.store_dir
+    return resources.store_dir / "cache"
+
+
 def environment(_config: Config, _inputs: Inputs, _resources: Resources) -> dict[str, str]:
     return {}
+
+
+def hang_timeout_seconds(config: Config) -> float:
+    return config.hang_timeout_seconds
+
+
+def pulse(url: str, key: str | None, timeout_seconds: float) -> tuple[int, int] | None:
+    request = urllib.request.Request(f"{url}/pulse", headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
+        num_waiting, num_steps = json.load(response)
+    return (num_waiting, num_steps) if num_waiting else None
 
 
 def main() -> None:
@@ -70,6 +92,7 @@ def main() -> None:
         signal.pause()
     Handler.mode = "well" if once and not is_first else mode
     Handler.name, Handler.num_left = settings["name"], settings["num_answers"]
+    Handler.answer_seconds = settings["answer_seconds"]
     ThreadingHTTPServer(tuple(settings["address"]), Handler).serve_forever()
 
 
@@ -77,25 +100,43 @@ class Handler(BaseHTTPRequestHandler):
     mode: str
     name: str
     num_left: int
+    answer_seconds: float
+    num_waiting = 0
+    num_steps = 0
 
     def do_GET(self) -> None:
-        """GET /v1/models, and GET /ask, which counts."""
+        """GET /v1/models; GET /ask, which counts and may take its time; GET /pulse."""
         if self.mode == "asks for key" and self.headers["Authorization"] != f"Bearer {os.environ['TOY_SERVER_KEY']}":
             return self._answer(401, {"error": "no key"})
+        if self.path == "/pulse":
+            return self._answer(200, [Handler.num_waiting, Handler.num_steps])
         if self.path == "/ask":
-            Handler.num_left -= 1
-            if Handler.num_left < 0:
-                self._fail()
+            Handler.num_waiting += 1
+            self._work()
+            Handler.num_waiting -= 1
         if self.mode == "garbage":
             return self._answer(200, ["nothing", "of", "use"])
         return self._answer(200, {"data": [{"id": self.name}], "pid": os.getpid()})
+
+    def _work(self) -> None:
+        Handler.num_left -= 1
+        if Handler.num_left < 0:
+            self._fail()
+        ready = time.monotonic() + self.answer_seconds
+        while time.monotonic() < ready:
+            time.sleep(0.1)
+            Handler.num_steps += 1
 
     def _fail(self) -> None:
         if self.mode == "dies":
             print("the toy server was asked to die", flush=True)
             os._exit(3)
         if self.mode == "hangs":
+            print("the toy server was asked to hang", flush=True)
             os.kill(os.getpid(), signal.SIGSTOP)
+        if self.mode == "stalls":
+            print("the toy server was asked to stall", flush=True)
+            threading.Event().wait()
 
     def _answer(self, status: int, value: object) -> None:
         body = json.dumps(value).encode()
