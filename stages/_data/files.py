@@ -9,6 +9,8 @@ from typing import Any
 from pipeline.errors import UserError
 
 Row = dict[str, Any]
+PlacedRow = tuple[str, Row]
+"""A row and where it is, for messages: "file:line" or "file: row n"."""
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -16,10 +18,24 @@ def read_rows(path: Path) -> Iterator[Row]:
 
     Raises UserError for an unknown suffix, or naming the file and line of what is not a row.
     """
+    return (row for _, row in placed_rows(path))
+
+
+def placed_rows(path: Path) -> Iterator[PlacedRow]:
+    """The same, each row with its place."""
     return reader(path)(path)
 
 
-def reader(path: Path) -> Callable[[Path], Iterator[Row]]:
+def problem(path: Path) -> str | None:
+    """Why a file cannot be read, from its name alone and whether it is there; None if it can."""
+    try:
+        reader(path)
+    except UserError as error:
+        return str(error)
+    return None if path.is_file() else f"{path} does not exist; relative paths start at the recipe"
+
+
+def reader(path: Path) -> Callable[[Path], Iterator[PlacedRow]]:
     """How a file of this name is read. Raises UserError listing the known suffixes."""
     if path.suffix.lower() not in READERS:
         raise UserError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}, known: {', '.join(READERS)}")
@@ -40,36 +56,41 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
     return count
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
+def _read_jsonl(path: Path) -> Iterator[PlacedRow]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield _row(_parse(line, f"{path}:{number}"), f"{path}:{number}")
+                place = f"{path}:{number}"
+                yield place, _row(_parse(line, place), place)
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def _read_json(path: Path) -> Iterator[PlacedRow]:
     rows = _parse(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(rows, list):
         raise UserError(f"{path}: found {_kind(rows)}, expected a list of objects (for one object a line use .jsonl)")
     for number, row in enumerate(rows, start=1):
-        yield _row(row, f"{path}: row {number}")
+        place = f"{path}: row {number}"
+        yield place, _row(row, place)
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
+def _read_csv(path: Path) -> Iterator[PlacedRow]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         for row in (lines := csv.DictReader(file)):
+            place = f"{path}:{lines.line_num}"
             if None in row or None in row.values():
                 expected = len(lines.fieldnames or [])
-                raise UserError(f"{path}:{lines.line_num}: not {expected} cells, as many as the first line has names")
-            yield row
+                raise UserError(f"{place}: not {expected} cells, as many as the first line has names")
+            yield place, row
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Iterator[PlacedRow]:
     import pyarrow.parquet
 
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            yield f"{path}: row {number}", row
     except pyarrow.ArrowException as error:
         raise UserError(f"{path}: not a Parquet file that can be read: {error}") from None
 

@@ -72,8 +72,5 @@ def _named(source: Hub | Files) -> dict[str, Any]:
 
 
 def _file_problem(split: str, path: Path) -> str | None:
-    try:
-        files.reader(path)
-    except UserError as error:
-        return f"source.{split}: {error}"
-    return None if path.is_file() else f"source.{split}: {path} does not exist; relative paths start at the recipe"
+    line = files.problem(path)
+    return f"source.{split}: {line}" if line else None

@@ -15,12 +15,30 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.strict import StrictModel
-from stages.benchmarks import humaneval, lm_eval, mbpp, mt_bench
+from stages.benchmarks import gsm8k, hendrycks_math, humaneval, lm_eval, mbpp, mt_bench, questions
 
-AnyBenchmark = Annotated[lm_eval.Config | humaneval.Config | mbpp.Config | mt_bench.Config, Field(discriminator="name")]
+AnyBenchmark = Annotated[
+    lm_eval.Config
+    | gsm8k.Config
+    | hendrycks_math.Config
+    | humaneval.Config
+    | mbpp.Config
+    | mt_bench.Config
+    | questions.Config,
+    Field(discriminator="name"),
+]
 """The `benchmark:` of a recipe; `name` tells which."""
 
-AnyScorer = Annotated[lm_eval.Scorer | humaneval.Scorer | mbpp.Scorer | mt_bench.Scorer, Field(discriminator="name")]
+AnyScorer = Annotated[
+    lm_eval.Scorer
+    | gsm8k.Scorer
+    | hendrycks_math.Scorer
+    | humaneval.Scorer
+    | mbpp.Scorer
+    | mt_bench.Scorer
+    | questions.Scorer,
+    Field(discriminator="name"),
+]
 """Options of scoring, by the same names."""
 
 

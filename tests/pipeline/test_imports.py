@@ -9,7 +9,10 @@ import pytest
 
 from tests.pipeline.conftest import ROOT
 
-HEAVY = {"torch", "transformers", "vllm", "deepspeed", "peft", "datasets", "lm_eval", "numpy", "fastchat", "matplotlib"}
+HEAVY = {
+    *{"torch", "transformers", "vllm", "deepspeed", "peft", "datasets", "lm_eval", "numpy", "fastchat", "matplotlib"},
+    *{"math_verify", "sympy"},
+}
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[!_]*.py"))
 
 
