@@ -80,14 +80,19 @@ def workflow() -> Any:
     servable(recipe)            name -> Service: the tracks' models and others that `serve` can offer
     answer_owners(recipe)       fingerprints of the models and endpoints whose answers may be in the store
     SCORING                     names of the stages that score stored answers, without a model
+    TRAINING                    names of the stages that `evaluate` never runs
     """
     return importlib.import_module(f"{stages_package()}.workflow")
 
 
-def load(path: Path, overrides: list[str]) -> Plan:
-    """Read a recipe and plan it. Raises UserError for whatever is wrong with it."""
+def load(path: Path, overrides: list[str], track: str | None = None) -> Plan:
+    """Read a recipe and plan it, or that track of it alone. Raises UserError for whatever is wrong with it."""
     module = workflow()
     recipe = recipes.load(path, module.Recipe, overrides)
+    if track is not None:
+        if track not in recipe.tracks:
+            raise UserError(f"{path}: found no track {track!r}, expected one of {', '.join(recipe.tracks)}")
+        recipe = recipe.model_copy(update={"tracks": {track: recipe.tracks[track]}})
     return replace(arrange(recipe.name, module.steps(recipe)), recipe=recipe)
 
 

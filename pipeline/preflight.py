@@ -20,12 +20,13 @@ def check(plan: Plan, pending: list[Step], store: Store) -> None:
         for work in filter(None, (step, step.service)):
             if work.fingerprint not in asked:
                 asked.add(work.fingerprint)
-                problems += [f"{step.name}: {problem}" for problem in _ask(work, store)]
+                problems += [f"{step.name}: {problem}" for problem in problems_of(work, store)]
     if problems:
         raise UserError(*_grouped(problems))
 
 
-def _ask(work: Work, store: Store) -> list[str]:
+def problems_of(work: Work, store: Store) -> list[str]:
+    """What the stage or service finds wrong with its own work."""
     preflight = getattr(load_stage(work.stage), "preflight", None)
     if preflight is None:
         return []

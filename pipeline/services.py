@@ -8,10 +8,10 @@ A service is a stage-like module `stages.<name>` with `Config`, `Inputs` and
     startup_timeout_seconds: float
     key_variable: str                    optional: the environment variable in which the server looks for its API key
     pulse(url, key, timeout_seconds) -> Hashable | None     optional: changes while work is done; None: no work
-    hang_timeout_seconds(config) -> float                   with it: how long the pulse may stay as it is
 
 It is ready when GET /v1/models names the expected model, so another job's server on the port is never taken for ours.
-`pulse` may raise OSError or ValueError when the server does not answer. Without it only the server's end is noticed.
+`pulse` may raise OSError or ValueError when the server does not answer; `config.hang_timeout_seconds` says how long it
+may stay as it is. Without it only the server's end is noticed.
 Server and clients get a key of their own in the environment variable PIPELINE_SERVER_KEY, never on a command line.
 """
 
@@ -112,8 +112,8 @@ class Server:
     def watch(self) -> None:
         """From now on `trouble` knows when it hangs, where the service has a pulse."""
         if hasattr(self._module, "pulse"):
-            pulse = functools.partial(self._module.pulse, self.url, self.key)
-            self._watch = Watch(pulse, self._module.hang_timeout_seconds(self.service.config))
+            limit_seconds: float = self.service.config.hang_timeout_seconds  # type: ignore[attr-defined]
+            self._watch = Watch(functools.partial(self._module.pulse, self.url, self.key), limit_seconds)
 
     def trouble(self, patience_seconds: float = 0.0) -> str | None:
         """What happened to it, if anything: it ended (within the patience), or it hangs."""

@@ -34,6 +34,8 @@ from stages.train import size_problems
 BASE = "base"
 SCORING = frozenset({"score"})
 """Stages that score stored answers, without a model."""
+TRAINING = frozenset({"train"})
+"""Stages that `evaluate` never runs."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Section = TypeVar("Section", bound=StrictModel)
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,17 +34,17 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def open_plan(arguments: argparse.Namespace) -> "tuple[Plan, Store]":
-    """The planned recipe and the store that the arguments name."""
+def open_plan(arguments: argparse.Namespace, track: str | None = None) -> "tuple[Plan, Store]":
+    """The planned recipe, or that track of it alone, and the store that the arguments name."""
     from pipeline import plan
     from pipeline.store import Store
 
-    return plan.load(arguments.recipe, arguments.overrides), Store(arguments.store)
+    return plan.load(arguments.recipe, arguments.overrides, track), Store(arguments.store)
 
 
-def as_command(arguments: argparse.Namespace) -> str:
-    """The `run` command that continues this work, ready to paste."""
-    words = ["python", "-m", "pipeline", "run", str(arguments.recipe)]
+def as_command(arguments: argparse.Namespace, command: str = "run", options: Sequence[str] = ()) -> str:
+    """The command that continues this work, ready to paste."""
+    words = ["python", "-m", "pipeline", command, str(arguments.recipe), *options]
     for override in arguments.overrides:
         words += ["--set", override]
     if str(arguments.store) != os.environ.get("PIPELINE_STORE", "store"):

@@ -20,31 +20,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", metavar="STEP", action="append", default=[], help="do this step again although it is cached"
     )
+    add_dry_run(parser)
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do the preflight, only")
 
 
 def main(arguments: argparse.Namespace) -> int:
+    plan, store = shared.open_plan(arguments)
+    forced = [plan.find(name) for name in arguments.force]
+    carry_out(arguments, plan, store, _choose(plan, arguments), forced, shared.as_command(arguments))
+    return 0
+
+
+def carry_out(
+    arguments: argparse.Namespace,
+    plan: "Plan",
+    store: "Store",
+    chosen: "list[Step]",
+    forced: "list[Step]",
+    resume_command: str,
+) -> None:
+    """Do the chosen steps that are not cached, and the forced ones again; show the result. Or say so, for --dry-run."""
     from pipeline import history
 
-    plan, store = shared.open_plan(arguments)
-    chosen = _choose(plan, arguments)
-    forced = [plan.find(name) for name in arguments.force]
-    pending = [step for step in chosen if not store.is_sealed(step.stage, step.fingerprint) or step in forced]
+    pending = [step for step in chosen if step in forced or not store.is_sealed(step.stage, step.fingerprint)]
     if not pending:
         print(f"nothing to do: all {len(chosen)} steps of {plan.name} are cached")
-        _show_result(plan, store)
-        return 0
+        return _show_result(plan, store)
     if arguments.dry_run:
         print(f"would do {len(pending)} of {len(chosen)} steps: {', '.join(step.name for step in pending)}")
     _preflight(plan, pending, store)
     if arguments.dry_run:
-        return 0
+        return None
     record = history.read(store, arguments.recipe).model_copy(update={"overrides": arguments.overrides})
     history.write(store, record)
     _discard(forced, store)
-    _run(plan, store, record, chosen, shared.as_command(arguments))
-    _show_result(plan, store)
-    return 0
+    _run(plan, store, record, chosen, resume_command)
+    return _show_result(plan, store)
 
 
 def _choose(plan: "Plan", arguments: argparse.Namespace) -> "list[Step]":

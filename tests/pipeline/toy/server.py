@@ -66,10 +66,6 @@ def environment(_config: Config, _inputs: Inputs, _resources: Resources) -> dict
     return {}
 
 
-def hang_timeout_seconds(config: Config) -> float:
-    return config.hang_timeout_seconds
-
-
 def pulse(url: str, key: str | None, timeout_seconds: float) -> tuple[int, int] | None:
     request = urllib.request.Request(f"{url}/pulse", headers={"Authorization": f"Bearer {key}"})
     with urllib.request.urlopen(request, timeout=timeout_seconds) as response:

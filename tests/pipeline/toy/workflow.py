@@ -11,6 +11,7 @@ from tests.pipeline.toy import add, ask, count, number
 from tests.pipeline.toy.server import Config as Server
 
 SCORING = frozenset({"count"})
+TRAINING = frozenset({"number"})
 
 
 class Question(StrictModel):
