@@ -149,22 +149,27 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     return as_extreme / 2 ** len(values) if enumerable else (as_extreme + 1) / (NUM_RESAMPLES + 1)
 
 
-def compare_paired(first: Sequence[float], second: Sequence[float]) -> PairedComparison:
-    """Compare two models' scores, item by item in equal order. Raises ValueError for unequal lengths or no item."""
+def compare_paired(first: Sequence[float], second: Sequence[float], sampled: bool = False) -> PairedComparison:
+    """Compare two models' scores, problem by problem in equal order.
+
+    `sampled`: a score is the mean over several samples of its problem, and the difference's interval is bootstrapped.
+    Every test and interval works on one difference a problem, so that samples of one never count as independent.
+    Raises ValueError for unequal lengths or no problem.
+    """
     if len(first) != len(second) or not first:
         raise ValueError(f"a paired comparison needs equally many items of both, got {len(first)} and {len(second)}")
     differences = [b - a for a, b in zip(first, second, strict=True)]
     num_raised, num_lowered = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     binary = is_binary(first) and is_binary(second)
+    if binary:
+        interval: Interval | None = proportion_difference_interval(num_raised, num_lowered, len(differences))
+    else:
+        interval = bootstrap_interval(differences) if sampled else student_interval(differences)
     return PairedComparison(
         n=len(differences),
         difference=fmean(differences),
         stderr=standard_error(differences),
-        interval=(
-            proportion_difference_interval(num_raised, num_lowered, len(differences))
-            if binary
-            else student_interval(differences)
-        ),
+        interval=interval,
         p_value=mcnemar_p_value(num_raised, num_lowered) if binary else sign_flip_p_value(differences),
         test="McNemar exact" if binary else "sign-flip permutation",
         num_raised=num_raised,

@@ -14,7 +14,7 @@ from pipeline.artifact import Artifact
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 
-VERSION = 1
+VERSION = 2  # evaluations without training, categories, win rates, intervals as the scorers give them
 
 
 class Config(StrictModel):

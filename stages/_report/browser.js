@@ -109,7 +109,9 @@
     const [, , test] = outcomes.find(([key]) => key === form.outcome.value);
     const items = benchmark().items;
     matching = items.filter((item) => isOutcome(item, test) && contains(item, needle()));
-    found.textContent = `${matching.length} of ${items.length} items`;
+    const rest = benchmark().num_items - items.length;
+    const left = rest ? `; ${rest} more on which the models mostly agree are in items.jsonl` : "";
+    found.textContent = `${matching.length} of ${items.length} items${left}`;
     list.replaceChildren();
     showMore();
   };
@@ -144,6 +146,17 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", update);
   more.addEventListener("click", showMore);
+  // Numbers of changed items in the tables lead to these items.
+  for (const link of document.querySelectorAll("a[data-outcome]")) {
+    link.addEventListener("click", () => {
+      form.benchmark.value = data.benchmarks.findIndex(({ name }) => name === link.dataset.benchmark);
+      offerModels();
+      form.model.value = link.dataset.model;
+      form.outcome.value = link.dataset.outcome;
+      form.text.value = "";
+      update();
+    });
+  }
   form.hidden = false;
   update();
 })();

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -10,7 +11,7 @@ from stages._report import comparable
 from stages._report import format as show
 from stages._report.read import Step, read_json, read_json_lines
 from stages._report.results import Comparison, Evaluation, Item, Results, Score, item_value, item_values
-from stages._statistics import compare_paired, mean_interval
+from stages._statistics import BY_PROBLEM, Interval, compare_paired
 
 
 def read_results(steps: Mapping[str, Step], models: Sequence[str], baseline: str) -> Results:
@@ -25,11 +26,19 @@ def read_results(steps: Mapping[str, Step], models: Sequence[str], baseline: str
     )
     base = {each.benchmark: each for each in evaluations if each.model == baseline}
     pairs = [(base[e.benchmark], e) for e in evaluations if e.model != baseline and e.benchmark in base]
+    others = [
+        (e, later) for (_, e), (_, later) in combinations(pairs, 2) if e.benchmark == later.benchmark
+    ]  # what may be compared with the baseline may be compared with each other
     problems = [line for first, second in pairs for line in comparable.problems(second, first, steps)]
     if problems:
         raise UserError(*problems)
-    comparisons = (comparison for first, second in pairs for comparison in _compare(first, second))
-    return Results(tuple(models), baseline, tuple(evaluations), tuple(comparisons))
+    return Results(
+        tuple(models),
+        baseline,
+        tuple(evaluations),
+        tuple(comparison for first, second in pairs for comparison in _compare(first, second)),
+        tuple(each for first, second in others for each in _compare(first, second) if each.tuned.primary),
+    )
 
 
 def _split(name: str, models: Sequence[str]) -> tuple[str, str]:
@@ -62,8 +71,6 @@ def _read_evaluation(step: Step, model: str, benchmark: str) -> Evaluation:
 def _score(model: str, benchmark: str, metric: str, data: Mapping[str, Any], items: Sequence[Item]) -> Score:
     row, primary = data["metrics"][metric], metric == data["primary"]
     values = item_values(items, metric, primary)
-    # The items' mean must be the metric: a correlation, say, is no mean, and its items cannot be tested in pairs.
-    is_mean = bool(values) and math.isclose(fmean(values), row["value"], rel_tol=1e-6, abs_tol=1e-6)
     return Score(
         model=model,
         benchmark=benchmark,
@@ -74,8 +81,14 @@ def _score(model: str, benchmark: str, metric: str, data: Mapping[str, Any], ite
         value=row["value"],
         stderr=row.get("stderr"),
         n=row["n"],
-        interval=mean_interval(values) if is_mean else None,
+        interval=_interval(row),
+        is_mean=bool(values) and math.isclose(fmean(values), row["value"], rel_tol=1e-6, abs_tol=1e-6),
     )
+
+
+def _interval(row: Mapping[str, Any]) -> Interval | None:
+    low, high = row.get("low"), row.get("high")
+    return None if low is None or high is None else Interval(low, high, row["interval"])
 
 
 def _compare(base: Evaluation, tuned: Evaluation) -> Iterator[Comparison]:
@@ -87,13 +100,17 @@ def _compare(base: Evaluation, tuned: Evaluation) -> Iterator[Comparison]:
 
 def _compare_metric(base: Score, tuned: Score, first: Evaluation, second: Evaluation) -> Comparison:
     meaningful = first.meaningful and second.meaningful
-    if base.interval is None or tuned.interval is None:
+    if not (base.is_mean and tuned.is_mean):
         return Comparison(base, tuned, meaningful, None, "the items do not carry this metric, or it is not their mean")
     of_base = {item["id"]: item_value(item, base.metric, base.primary) for item in first.items}
-    pairs = [(of_base[item["id"]], item_value(item, tuned.metric, tuned.primary)) for item in second.items]
-    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    values = {item["id"]: item_value(item, tuned.metric, tuned.primary) for item in second.items}
+    both = [(name, a, b) for name, b in values.items() if (a := of_base[name]) is not None and b is not None]
     if not both:
         return Comparison(base, tuned, meaningful, None, "no item was scored for both models")
-    num_left_out = 0 if tuned.partial else len(pairs) - len(both)
+    num_left_out = 0 if tuned.partial else len(values) - len(both)
     reason = f"{show.items(num_left_out)} without a score for both left out" if num_left_out else ""
-    return Comparison(base, tuned, meaningful, compare_paired([a for a, _ in both], [b for _, b in both]), reason)
+    sampled = any(each.interval is not None and each.interval.method == BY_PROBLEM for each in (base, tuned))
+    paired = compare_paired([a for _, a, _ in both], [b for _, _, b in both], sampled)
+    raised, lowered = (tuple(str(name) for name, a, b in both if (b - a) * sign > 0) for sign in (1, -1))
+    fixed, broken = (raised, lowered) if tuned.higher_is_better else (lowered, raised)
+    return Comparison(base, tuned, meaningful, paired, reason, fixed, broken)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from stages._statistics import Interval
+
 DASH = "–"
 MINUS = "\N{MINUS SIGN}"
 
@@ -24,9 +26,24 @@ def with_error(text: str, stderr: float | None, digits: int = 3, space: str = " 
     return text if stderr is None else f"{text}{space}±{space}{stderr:.{digits}f}"
 
 
+def interval(value: Interval | None, digits: int = 3) -> str:
+    """[0.214, 0.385]."""
+    return DASH if value is None else f"[{number(value.low, digits)}, {number(value.high, digits)}]"
+
+
+def signed_interval(value: Interval | None, digits: int = 3) -> str:
+    """[-0.014, +0.185], of a difference."""
+    return DASH if value is None else f"[{signed(value.low, digits)}, {signed(value.high, digits)}]"
+
+
 def items(number: int) -> str:
     """1 item, 2 items."""
     return f"{grouped(number)} item{'' if number == 1 else 's'}"
+
+
+def unbroken(text: str) -> str:
+    """Words that stay on one line; underscores become spaces as well."""
+    return text.replace("_", " ").replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def p_value(value: float | None) -> str:

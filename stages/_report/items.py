@@ -8,6 +8,9 @@ from stages._report.results import Evaluation, Item, Results
 from stages._statistics import is_binary
 
 SHARED = ("question", "reference")
+MOST_ITEMS = 1000
+"""Items of one benchmark on the page, those on which models differ before others; items.jsonl has all."""
+LONGEST_TEXT = 20_000
 SHOWN = {"id", "score", "answer", *SHARED}
 
 
@@ -31,13 +34,27 @@ def embedded_json(value: Any) -> str:
 def _benchmark(name: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     first = next(iter(evaluations.values()))
     scores = [item["score"] for each in evaluations.values() for item in each.items if item.get("score") is not None]
+    merged = _side_by_side(evaluations)
     return {
         "name": name,
+        "num_items": len(merged),
         "metric": first.primary,
         "higher_is_better": first.higher_is_better,
         "binary": is_binary(scores),
-        "items": _side_by_side(evaluations),
+        "items": _chosen(merged),
     }
+
+
+def _chosen(merged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most MOST_ITEMS, in their order."""
+    if len(merged) <= MOST_ITEMS:
+        return merged
+    first = sorted(range(len(merged)), key=lambda index: (not _differs(merged[index]), index))[:MOST_ITEMS]
+    return [merged[index] for index in sorted(first)]
+
+
+def _differs(entry: Mapping[str, Any]) -> bool:
+    return len({answer["score"] for answer in entry["answers"].values()}) > 1
 
 
 def _side_by_side(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
@@ -63,4 +80,5 @@ def _texts(value: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ... ({len(text):,} characters)"

@@ -20,12 +20,13 @@ def write_notes(steps: Mapping[str, Step], results: Results) -> list[str]:
 
 
 def _model_notes(steps: Mapping[str, Step]) -> Iterator[str]:
-    sizes = [step.metrics.get("num_parameters") for step in steps.values() if step.stage == "prepare_model"]
-    for num_parameters in sorted({size for size in sizes if isinstance(size, int)}):
-        if num_parameters < SMALL_MODEL:
+    for step in steps.values():
+        num_parameters = step.metrics.get("num_parameters")
+        if step.stage == "prepare_model" and isinstance(num_parameters, int) and num_parameters < SMALL_MODEL:
+            owner = step.name.rpartition("/")[0]
             yield (
-                f"The base model has {show.count(num_parameters)} parameters. Results at this size show that the "
-                "method and the pipeline work; they do not say how large models would do."
+                f"{owner or 'The base model'} has {show.count(num_parameters)} parameters. Results at this size show "
+                "that the method and the pipeline work; they do not say how large models would do."
             )
 
 

@@ -15,7 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages._report import format as show
-from stages._report import scores, sections
+from stages._report import measured, scores, sections
+from stages._report.categories import CENTRE as RADAR_CENTRE
+from stages._report.categories import RADIUS as RADAR_RADIUS
+from stages._report.categories import SIZE as RADAR_SIZE
+from stages._report.categories import categories as find_categories
+from stages._report.duels import duels as find_duels
 from stages._report.graph import NODE_HEIGHT, NODE_WIDTH, draw
 from stages._report.items import browser_data, embedded_json
 from stages._report.read import Step
@@ -33,12 +38,9 @@ def write_page(title: str, description: str, notes: Sequence[str], steps: Mappin
         title=title,
         description=description,
         notes=notes,
-        results=results,
-        several_models=len(results.models) > 2,
-        count_kinds=count_kinds(results),
-        headlines=scores.headlines(results),
+        steps=list(steps.values()),
+        **_results(steps, results),
         facts=sections.facts(steps),
-        strip=scores.strip,
         of_key=show.of_key,
         graph=draw(steps),
         node_size=(NODE_WIDTH, NODE_HEIGHT),
@@ -46,7 +48,6 @@ def write_page(title: str, description: str, notes: Sequence[str], steps: Mappin
         initialisation=sections.initialisation(steps),
         merge=sections.merge(steps),
         costs=sections.costs(steps),
-        steps=list(steps.values()),
         provenance=sections.provenance(steps),
         style=Markup((FOLDER / "style.css").read_text()),
         script=Markup(script),
@@ -55,10 +56,37 @@ def write_page(title: str, description: str, notes: Sequence[str], steps: Mappin
     )
 
 
+def _results(steps: Mapping[str, Step], results: Results) -> dict[str, Any]:
+    """What the sections about scores and their measurement show."""
+    duels, categories = find_duels(steps, results), find_categories(results)
+    headline = [(score, comparison) for score, comparison in results.headline]
+    return {
+        "results": results,
+        "several_models": len({each.tuned.model for each in results.comparisons}) > 1,
+        "headlines": scores.headlines(results, duels),
+        "leaderboard": scores.leaderboard(results),
+        "compared": [comparison for _, comparison in headline if comparison],
+        "alone": scores.alone(results, duels),
+        "duels": duels,
+        "matrices": scores.matrices(results),
+        "more": scores.more(results, [score for each in categories for score in each.scores]),
+        "categories": categories,
+        "radar_size": RADAR_SIZE,
+        "radar_centre": RADAR_CENTRE,
+        "radar_radius": RADAR_RADIUS,
+        "methods": sorted({score.interval.method for score, _ in headline if score.interval}),
+        "count_kinds": [kind for kind in count_kinds(results) if kind not in scores.OUTCOMES],
+        "troubles": scores.troubles,
+        "strip": scores.strip,
+        "respondents": measured.respondents(steps, results),
+        "measurements": measured.measurements(steps, results),
+    }
+
+
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    numbers = (show.number, show.signed, show.p_value, show.general, show.grouped)
+    numbers = (show.number, show.signed, show.interval, show.signed_interval, show.p_value, show.general, show.grouped)
     for function in (*numbers, show.seconds, show.clock, show.size, show.short, show.moment, _pretty):
         environment.filters[function.__name__.lstrip("_")] = function
     return environment

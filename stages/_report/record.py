@@ -14,7 +14,7 @@ def results_record(results: Results, steps: Mapping[str, Step]) -> dict[str, Any
         "models": list(results.models),
         "baseline": results.baseline,
         "evaluations": [_evaluation(each) for each in results.evaluations],
-        "comparisons": [_comparison(each) for each in results.comparisons],
+        "comparisons": [_comparison(each) for each in (*results.comparisons, *results.others)],
         "steps": {name: _step(step) for name, step in steps.items()},
     }
 
@@ -58,8 +58,10 @@ def _comparison(each: Comparison) -> dict[str, Any]:
         "baseline": each.base.model,
         "meaningful": each.meaningful,
         "difference": each.difference,
-        "num_fixed": each.num_fixed,
-        "num_broken": each.num_broken,
+        "num_fixed": len(each.fixed) if each.paired else None,
+        "num_broken": len(each.broken) if each.paired else None,
+        "fixed": list(each.fixed),
+        "broken": list(each.broken),
         "paired": asdict(each.paired) if each.paired else None,
         "reason": each.reason,
     }

@@ -9,10 +9,13 @@ from stages._statistics import Interval, PairedComparison
 
 Item = Mapping[str, Any]
 
+FEW_METRICS = 3
+"""Metrics over all items that are shown together; of more, only the main one."""
+
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one model on one benchmark. `interval` is None where it is not a mean over items."""
+    """One metric of one model on one benchmark, as the scorer wrote it."""
 
     model: str
     benchmark: str
@@ -25,6 +28,8 @@ class Score:
     stderr: float | None
     n: int
     interval: Interval | None
+    is_mean: bool
+    """Whether the items carry the metric, and it is their mean: then two models can be compared item by item."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +52,21 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model's metric beside the baseline's. `paired` is None, and `reason` says why, where no paired test applies."""
+    """A model's metric beside another's. `paired` is None, and `reason` says why, where no paired test applies."""
 
     base: Score
     tuned: Score
     meaningful: bool
     paired: PairedComparison | None
     reason: str = ""
+    fixed: tuple[str, ...] = ()
+    """Ids of the items on which the tuned model does better."""
+    broken: tuple[str, ...] = ()
+    """Ids of those on which it does worse."""
 
     @property
     def difference(self) -> float:
         return self.tuned.value - self.base.value
-
-    @property
-    def num_fixed(self) -> int | None:
-        """Items on which the tuned model does better."""
-        return self._changed(better=True)
-
-    @property
-    def num_broken(self) -> int | None:
-        """Items on which it does worse."""
-        return self._changed(better=False)
-
-    def _changed(self, better: bool) -> int | None:
-        if self.paired is None:
-            return None
-        return self.paired.num_raised if better == self.tuned.higher_is_better else self.paired.num_lowered
 
 
 @dataclass(frozen=True)
@@ -83,6 +77,9 @@ class Results:
     baseline: str
     evaluations: tuple[Evaluation, ...]
     comparisons: tuple[Comparison, ...]
+    """Of every metric of each model with the baseline's."""
+    others: tuple[Comparison, ...] = ()
+    """Of the main metric of each two models that are not the baseline, the second one `tuned`."""
 
     @property
     def benchmarks(self) -> list[str]:
@@ -92,22 +89,29 @@ class Results:
         """The evaluations of one benchmark, by model."""
         return {each.model: each for each in self.evaluations if each.benchmark == benchmark}
 
-    @property
-    def whole(self) -> list[Comparison]:
-        """The comparisons over all items of a benchmark."""
-        return [each for each in self.comparisons if not each.tuned.partial]
+    def headline_metrics(self, benchmark: str) -> list[str]:
+        """The metrics that stand for a benchmark: the main one, with the other ones over all items if they are few.
+
+        What is named after the main one is a part of it ("rating_turn_1" of "rating").
+        """
+        evaluations = self.of(benchmark).values()
+        whole = dict.fromkeys(score.metric for each in evaluations for score in each.scores if not score.partial)
+        primary = next(iter(evaluations)).primary
+        own = [metric for metric in whole if not metric.startswith(f"{primary}_")]
+        return own if len(own) <= FEW_METRICS else [metric for metric in own if metric == primary]
 
     @property
-    def parts(self) -> list[Comparison]:
-        """The comparisons over a part of the items."""
-        return [each for each in self.comparisons if each.tuned.partial]
-
-    @property
-    def alone(self) -> list[Score]:
-        """The scores that take part in no comparison."""
-        compared = {id(score) for each in self.comparisons for score in (each.base, each.tuned)}
-        scores = [score for evaluation in self.evaluations for score in evaluation.scores]
-        return [score for score in scores if id(score) not in compared]
+    def headline(self) -> list[tuple[Score, Comparison | None]]:
+        """The scores that stand for their benchmarks, each with its comparison with the baseline's if there is one."""
+        compared = {id(each.tuned): each for each in self.comparisons}
+        return [
+            (score, compared.get(id(score)))
+            for benchmark in self.benchmarks
+            for metric in self.headline_metrics(benchmark)
+            for each in self.of(benchmark).values()
+            for score in each.scores
+            if score.metric == metric
+        ]
 
 
 def item_value(item: Item, metric: str, primary: bool) -> float | None:

@@ -41,7 +41,7 @@ def facts(steps: Steps) -> list[tuple[str, str]]:
     durations = [step.duration_seconds for step in steps.values() if step.duration_seconds is not None]
     peaks = [step.peak_memory_bytes for step in steps.values() if step.peak_memory_bytes is not None]
     found = [
-        ("base model", _join(_metrics(steps, "prepare_model", "num_parameters"), show.count, " parameters")),
+        (_whose(steps), _join(_metrics(steps, "prepare_model", "num_parameters"), show.count, " parameters")),
         ("method", _join(_metrics(steps, "init_adapter", "method"), str)),
         ("rank", _join(_metrics(steps, "init_adapter", "rank"), str)),
         ("trained parameters", _join(_metrics(steps, "train", "trainable_parameters"), show.count)),
@@ -98,6 +98,11 @@ def provenance(steps: Steps) -> dict[str, list[tuple[Any, list[str]]]]:
             names = next((names for other, names in known if other == value), None)
             names.append(name) if names is not None else known.append((value, [name]))
     return found
+
+
+def _whose(steps: Steps) -> str:
+    """A recipe that trains has one base model; one that only evaluates has models."""
+    return "base model" if "prepare_model" in steps else "models"
 
 
 def _metrics(steps: Steps, stage: str, key: str) -> list[Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.stage import Resources, Workspace
 from stages import report
-from tests.stages.synthetic_run import SyntheticRun, add_training, items
+from tests.stages.synthetic_run import SyntheticRun, add_answers, add_mt_bench, add_training, items
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -19,7 +19,7 @@ HARMFUL = "</script><script>window.harmed = 1</script><img src=x onerror='window
 
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory) -> Path:
-    """A report on 30 items (4 fixed, 1 broken, 5 right, 20 wrong), one of them harmful, and 3 graded ones."""
+    """A report on 30 items (4 fixed, 1 broken, 5 right, 20 wrong; one is harmful), on MT-Bench and 3 graded ones."""
     run = SyntheticRun(tmp_path_factory.mktemp("store"))
     add_training(run)
     base, tuned = items([0] * 4 + [1] * 6 + [0] * 20), items([1] * 4 + [0] + [1] * 5 + [0] * 20)
@@ -27,9 +27,11 @@ def page_path(tmp_path_factory) -> Path:
     base[2] |= {"question": HARMFUL, "answer": "A unique phrase.", "finish_reason": "length"}
     run.add_score("base", "arithmetic", base, ["prepare_model"])
     run.add_score("math", "arithmetic", tuned, ["math/merge"])
+    for model, source, ratings in (("base", "prepare_model", [4.0] * 8), ("math", "math/merge", [6.0, 7.0] * 4)):
+        add_mt_bench(run, model, add_answers(run, model, "mt_bench", source), ratings)
     turns = {"question": ["First turn?", "Second turn?"], "answer": ["One.", "Two."], "reference": None}
-    run.add_score("base", "mt_bench", items([4.0, 5.0, None], **turns), ["prepare_model"], metric="rating")
-    run.add_score("math", "mt_bench", items([6.0, 5.0, 3.0], **turns), ["math/merge"], metric="rating")
+    run.add_score("base", "graded", items([4.0, 5.0, None], **turns), ["prepare_model"], metric="rating")
+    run.add_score("math", "graded", items([6.0, 5.0, 3.0], **turns), ["math/merge"], metric="rating")
     out = tmp_path_factory.mktemp("out")
     config = report.Config(title=f"A run {HARMFUL}", description=HARMFUL, models=("base", "math"))
     report.run(config, report.Inputs(steps=run.steps), Workspace(out), Resources())
@@ -114,6 +116,33 @@ def test_search_and_outcome_narrow_together(opened):
     assert found(page) == "0 of 30 items"
 
 
+def test_numbers_of_changed_items_lead_to_them(opened):
+    page, troubles = opened()
+    page.get_by_label("Benchmark").select_option(label="mt_bench")
+    page.get_by_label("Search").fill("nothing has this")
+    page.locator("a[data-outcome=broken]").first.click()
+    assert found(page) == "1 of 30 items"
+    assert page.locator("input[value=broken]").is_checked()
+    page.locator("a[data-outcome=fixed]").first.click()
+    assert found(page) == "4 of 30 items"
+    assert troubles == []
+
+
+def test_radar_plot_shows_both_models_and_says_so(opened):
+    page, _ = opened()
+    plot = page.locator(".radar svg")
+    assert plot.get_attribute("role") == "img"
+    assert "math: writing" in plot.get_attribute("aria-label")
+    inside = plot.bounding_box()
+    for kind in ("base", "tuned"):
+        box = page.locator(f".radar polygon.{kind}").bounding_box()
+        assert 0 < box["width"] <= inside["width"]
+    labels = page.locator(".radar text:not(.scale)").all()
+    assert [label.text_content() for label in labels[:2]] == ["writing", "roleplay"]
+    boxes = [label.bounding_box() for label in labels]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 1280 for box in boxes)
+
+
 def test_more_items_on_request(opened):
     page, _ = opened()
     page.get_by_role("button", name="Show more").click()
@@ -123,7 +152,7 @@ def test_more_items_on_request(opened):
 
 def test_graded_benchmark_shows_turns_and_scores(opened):
     page, _ = opened()
-    page.get_by_label("Benchmark").select_option(label="mt_bench")
+    page.get_by_label("Benchmark").select_option(label="graded")
     assert found(page) == "3 of 3 items"
     assert page.locator(".item").first.locator(".question .text").all_inner_texts() == ["First turn?", "Second turn?"]
     assert "rating 6" in page.locator(".item").first.inner_text()
@@ -167,3 +196,4 @@ def test_reads_without_javascript(opened):
     assert page.locator("noscript").inner_text().startswith("Browsing the answers needs JavaScript")
     assert not page.locator(".filters").is_visible()
     assert page.locator("table.scores").is_visible()
+    assert page.locator(".radar svg").is_visible()

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.artifact import Artifact
 from pipeline.fingerprint import fingerprint
 from pipeline.store import Store, seal
+from stages.benchmarks.base import mean_metric
 
 PROVENANCE = {
     "git_commit": "0123456789abcdef0123456789abcdef01234567",
@@ -16,6 +17,7 @@ PROVENANCE = {
     "packages": {"peft": "0.21.2", "torch": "2.13.0+cpu"},
     "hardware": {"cpu": "a CPU", "num_cores": 2, "gpus": []},
 }
+CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 
 
 class SyntheticRun:
@@ -63,16 +65,83 @@ class SyntheticRun:
         **changes: Any,
     ) -> Artifact:
         """Seal a score step whose main metric is the mean of the items' scores; `changes` go into scores.json."""
-        values = [item["score"] for item in items if item["score"] is not None]
-        mean = sum(values) / max(1, len(values))
-        variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
-        row = {"value": mean, "stderr": (variance / max(1, len(values))) ** 0.5, "n": len(values)}
+        row = mean_metric([item["score"] for item in items if item["score"] is not None]).model_dump()
         scores = {
             "benchmark": benchmark, "primary": metric, "higher_is_better": True, "metrics": {metric: row},
             "counts": {"truncated": 0, "empty": 0, "unparsable": 0, "timeout": 0}, "meaningful": True, "note": "",
         }  # fmt: skip
         files = {"scores.json": json.dumps({**scores, **changes}), "items.jsonl": json_lines(items)}
-        return self.add(f"{model}/{benchmark}/score", inputs, files, config={"benchmark": benchmark}, **row)
+        return self.add(f"{model}/{benchmark}/score", inputs, files, config={"benchmark": benchmark})
+
+
+def add_endpoint_answers(run: SyntheticRun, model: str, benchmark: str, **settings: Any) -> str:
+    """Seal a generate step that asked an endpoint; its name."""
+    endpoint = {"url": "https://api.example/v1", "model": f"{model}-2026", "api": "chat"}
+    return add_answers(run, model, benchmark, endpoint=endpoint, **settings)
+
+
+def add_answers(
+    run: SyntheticRun,
+    model: str,
+    benchmark: str,
+    source: str | None = None,
+    endpoint: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> str:
+    """Seal a generate step that asked the model of a step, or an endpoint; its name."""
+    name = f"{model}/{benchmark}/generate"
+    serve = {"engine": "vllm", "dtype": "bfloat16", "max_model_len": 2048, "extra_arguments": []}
+    record = {
+        "benchmark": {"name": benchmark, **settings}, "serve": serve, "endpoint": endpoint,
+        "model_fingerprint": run.steps[source].fingerprint if source else "e" * 64,
+        "template_sha256": "c0ffee" * 10 if source else None,
+    }  # fmt: skip
+    config = {"benchmark": record["benchmark"], "serve": serve, "endpoint": endpoint}
+    run.add(name, [source] if source else [], {"generation.json": json.dumps(record)}, config)
+    return name
+
+
+def add_mt_bench(run: SyntheticRun, model: str, answers: str, ratings: Sequence[float], judge: str = "gpt-0") -> None:
+    """Seal a judge step and a score step of MT-Bench: `ratings` of the first turns, category after category; second
+    turns get a point less."""
+    from stages.benchmarks import _mt_bench_ratings
+
+    endpoint = {"url": "https://api.example/v1", "model": judge}
+    record = {"mode": "single", "judge_fingerprint": fingerprint("judge", 1, {"name": judge}, {}), "endpoint": endpoint,
+              "answered_as": [f"{judge}-dated"], "judged_by_itself": False, "prompts_sha256": "ab" * 32,
+              "temperature": 0.0, "num_repeats": 2, "opponent_fingerprint": None}  # fmt: skip
+    run.add(f"{model}/mt_bench/judge", [answers], {"judge.json": json.dumps(record)})
+    questions = [
+        {"id": str(81 + number), "score": rating - 0.5, "category": CATEGORIES[number % 8], "spread": 0.5,
+         "rating_turn_1": rating, "rating_turn_2": rating - 1, "question": ["First?", "Second?"],
+         "answer": ["One.", "Two."], "reference": None}
+        for number, rating in enumerate(ratings)
+    ]  # fmt: skip
+    metrics = {name: metric.model_dump() for name, metric in _mt_bench_ratings.metrics(questions).items()}
+    run.add_score(
+        model, "mt_bench", questions, [answers, f"{model}/mt_bench/judge"], "rating", metrics=metrics,
+        counts={"truncated": 2, "empty": 0, "unparsable": 1, "unrated_turns": 0}, details={"num_repeats": 2},
+    )  # fmt: skip
+
+
+def add_pairs(run: SyntheticRun, model: str, answers: str, opponent: str, outcomes: Sequence[float]) -> None:
+    """Seal a judge step and a score step of MT-Bench against an opponent (the name of its generate step)."""
+    from stages.benchmarks import _mt_bench_pairs
+
+    generation = json.loads((run.steps[opponent] / "generation.json").read_text())
+    record = {"mode": "pairwise", "judge_fingerprint": "f" * 64, "judged_by_itself": False, "num_repeats": 1,
+              "temperature": 0.0, "opponent_fingerprint": generation["model_fingerprint"]}  # fmt: skip
+    run.add(f"{model}/mt_bench_pairs/judge", [answers, opponent], {"judge.json": json.dumps(record)})
+    questions = [
+        {"id": str(81 + number), "score": outcome, "category": CATEGORIES[number % 8], "inconsistent": outcome == 0.5,
+         "outcome_turn_1": outcome, "question": ["First?"], "answer": ["One."], "reference": None}
+        for number, outcome in enumerate(outcomes)
+    ]  # fmt: skip
+    metrics = {name: metric.model_dump() for name, metric in _mt_bench_pairs.metrics(questions).items()}
+    run.add_score(
+        model, "mt_bench_pairs", questions, [answers, f"{model}/mt_bench_pairs/judge"], "win_rate", metrics=metrics,
+        counts={"truncated": 0, **_mt_bench_pairs.counts(questions)},
+    )  # fmt: skip
 
 
 def json_lines(rows: Sequence[Mapping[str, Any]]) -> str:

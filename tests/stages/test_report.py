@@ -41,9 +41,11 @@ def test_numbers_are_those_computed_by_hand(synthetic, tmp_path):
     folder, metrics = write(synthetic, tmp_path / "out")
     summary = (folder / "summary.md").read_text()
     # stderr of 2 of 4: sqrt(1/3)/2 = 0.289; of 3 of 4: 0.25; of the differences 1 1 0 -1: sqrt(11/12)/2 = 0.479
-    expected = ["arithmetic", "exact_match", "0.500±0.289", "0.750±0.250", "+0.250±0.479", "1", "4"]
-    assert table_rows(summary)[0] == expected
-    assert "2 items better, 1 worse, 1 the same" in summary
+    # Wilson at 2 of 4, z^2 = 3.8415: centre 0.5, half 1.96 / 7.8415 * sqrt(1 + 0.9604) = 0.35
+    base, tuned = table_rows(summary)[:2]
+    assert base == ["arithmetic", "exact_match", "base", "4", "0.500±0.289", "[0.150,0.850]", *"–––"]
+    assert tuned == [*base[:2], "math", "4", "0.750±0.250", "[0.301,0.954]", "+0.250±0.479", "1", "2/1"]
+    assert "2 items better (item-0, item-1), 1 worse (item-3), 1 the same" in summary
     assert metrics["math/arithmetic/exact_match"]["difference"] == 0.25
     record = json.loads((folder / "results.json").read_text())
     assert record["comparisons"][0]["num_fixed"] == 2
@@ -67,7 +69,7 @@ def test_whole_run_with_several_tracks(synthetic, tmp_path):
     folder, metrics = write(synthetic, tmp_path / "out", models=("base", "math", "code"))
     assert len(metrics) == 2
     rows = table_rows((folder / "summary.md").read_text())
-    assert [row[2] for row in rows[:2]] == ["math", "code"]
+    assert [row[2] for row in rows[:3]] == ["base", "math", "code"]
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 1 + 2 + 2 + 2 + 2  # plan; wide and narrow training, start, merge; two interval strips
     assert "code/train" in page
@@ -123,7 +125,7 @@ def test_baseline_alone_has_no_differences(synthetic, tmp_path):
     folder, metrics = write(synthetic, tmp_path / "out", models=("base",))
     assert metrics == {}
     rows = table_rows((folder / "summary.md").read_text())
-    assert ["arithmetic", "exact_match", "base", "0.500±0.500", "2"] in rows
+    assert ["arithmetic", "exact_match", "base", "2", "0.500±0.500", "[0.095,0.905]"] in rows
 
 
 def test_nothing_scored_is_said(synthetic, tmp_path):
@@ -152,8 +154,7 @@ def test_a_benchmark_without_baseline_stands_alone(synthetic, tmp_path):
     folder, metrics = write(synthetic, tmp_path / "out")
     assert list(metrics) == ["math/arithmetic/exact_match"]
     summary = (folder / "summary.md").read_text()
-    assert ["humaneval", "exact_match", "math", "0.500±0.500", "2"] in table_rows(summary)
-    assert "Without a comparison" in summary
+    assert ["humaneval", "exact_match", "math", "2", "0.500±0.500", "[0.095,0.905]", *"–––"] in table_rows(summary)
     assert "Without a comparison" in (folder / "report.html").read_text()
 
 
