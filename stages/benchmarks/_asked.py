@@ -42,7 +42,9 @@ class Asked(StrictModel):
     """How questions are asked."""
 
     prompt: Annotated[str, Field(min_length=1), AfterValidator(_check_prompt)] = "{question}"
-    """The message, through the model's template. {{ and }} are braces."""
+    """The message to the model. {{ and }} are braces."""
+    use_template: bool = True
+    """Ask through the model's template; else the prompt is plain text to be continued as it stands."""
     reply_start: str = ""
     """What the answer is made to begin with; part of the prompt and none of what is scored."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -56,12 +58,12 @@ class Asked(StrictModel):
     max_tokens: Annotated[int, Field(ge=1)] = 512
     seed: int = 0
 
-    def request(self, name: str, values: Mapping[str, str], doc: dict[str, Any], raw: bool = False) -> Request:
+    def request(self, name: str, values: Mapping[str, str], doc: dict[str, Any]) -> Request:
         """`values`: what replaces the names in the prompt, `question` among them."""
         return Request(
             id=name,
             turns=(fill(self.prompt, values),),
-            raw=raw,
+            raw=not self.use_template,
             answer_start=self.reply_start,
             sampling=Sampling(
                 max_tokens=self.max_tokens,

@@ -25,7 +25,8 @@ class ZeroShot(Asked):
 
     reply_start: str = REPLY_START
     """What the answer is made to begin with; part of the prompt and none of what is scored. The space is the paper's;
-    leave it out for a chat template, whose assistant's turn begins on a new line."""
+    leave it out for a chat template, whose assistant's turn begins on a new line. A chat endpoint begins its answers
+    itself: there it is "", and the prompt may ask for the same."""
     stop: tuple[str, ...] = STOP
     problems: LocalPath | None = None
     """A file with the data set's own fields; by default the data set on the hub at a pinned revision."""

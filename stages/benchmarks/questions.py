@@ -43,8 +43,6 @@ class Config(Asked):
     choices: Name | tuple[Name, ...] | None = None
     """The field with a list of choices, or the fields with one each. They become A, B, ... at {choices}; the answer may
     be a letter, the text of a choice, or its number from 0."""
-    use_template: bool = True
-    """Ask through the model's template; else the prompt is plain text to be continued."""
 
     @model_validator(mode="after")
     def _choices_are_shown(self) -> Self:
@@ -179,7 +177,6 @@ def _request(config: Config, row: Row, place: str, number: str) -> Request:
             "groups": [] if config.group is None else [slug(_text(row, config.group))],
             "place": place,
         },
-        raw=not config.use_template,
     )
 
 

@@ -101,6 +101,14 @@ def test_the_prompt_is_the_papers(tmp_path: Path):
     assert request.doc["references"] == ["1200"]
 
 
+def test_without_a_template_the_whole_prompt_is_the_recipes(tmp_path: Path):
+    """For a completions endpoint, whose template is not known."""
+    config = CONFIG.model_copy(update={"use_template": False, "prompt": "Q: {question}\nA:"})
+    [request] = _requests(tmp_path, [{"question": "How many?", "answer": "#### 1"}], config)
+    assert request.raw
+    assert request.turns[0] + request.answer_start == "Q: How many?\nA: Let's think step by step."
+
+
 def test_scores_and_counts(tmp_path: Path):
     requests = _requests(tmp_path, [_row(18)] * 4)
     texts = ["The answer is: 18", "So 18.", "The answer is: 17. No, 18", "I do not know."]
