@@ -7,11 +7,13 @@ model was trained with: with `template: {kind: paper}` the prompt is the same te
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+
+from pydantic import model_validator
 
 from pipeline.errors import UserError
 from pipeline.strict import LocalPath
-from stages.benchmarks._asked import Asked
+from stages.benchmarks._asked import Asked, prompt_fields
 
 MARKER = "The answer is: "
 REPLY_START = " Let's think step by step."
@@ -30,6 +32,12 @@ class ZeroShot(Asked):
     stop: tuple[str, ...] = STOP
     problems: LocalPath | None = None
     """A file with the data set's own fields; by default the data set on the hub at a pinned revision."""
+
+    @model_validator(mode="after")
+    def _the_prompt_shows_the_question(self) -> Self:
+        if set(prompt_fields(self.prompt)) != {"question"}:
+            raise ValueError(f"prompt: found {self.prompt!r:.60}, expected {{question}} in it and no other field")
+        return self
 
 
 AnyZeroShot = TypeVar("AnyZeroShot", bound=ZeroShot)

@@ -2,8 +2,8 @@
 
 Refresh with `python -m tests.stages.source_hashes`.
 
-A stage's code is its file and the private modules (`stages._*`) it reaches; an adapter method or a benchmark is its
-own file. Comments, docstrings and layout do not count.
+A stage's code is its file and the private modules (`stages._*`, `stages.benchmarks._*`) it reaches; that of an adapter
+method or a benchmark likewise. Comments, docstrings and layout do not count.
 """
 
 import ast
@@ -44,7 +44,7 @@ def _reached(module: str) -> set[str]:
         name = queue.pop()
         if name not in found:
             found.add(name)
-            queue += [each for each in _imported(name) if each.startswith("stages._")]
+            queue += [each for each in _imported(name) if "._" in each]
     return found
 
 

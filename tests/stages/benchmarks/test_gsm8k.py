@@ -214,7 +214,9 @@ def test_an_empty_file_is_refused(tmp_path: Path):
         _requests(tmp_path, [])
 
 
-@pytest.mark.parametrize("prompt", ["{question.__class__}", "{0}", "{question!r}", "{question:>9}", "{", "}"])
+@pytest.mark.parametrize(
+    "prompt", ["none", "{question} {hint}", "{question.__class__}", "{0}", "{question!r}", "{question:>9}", "{", "}"]
+)
 def test_a_prompt_that_is_no_plain_form_is_refused(prompt: str):
     with pytest.raises(ValueError, match="prompt"):
         gsm8k.Config.model_validate({"name": "gsm8k", "prompt": prompt})
