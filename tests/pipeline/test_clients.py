@@ -43,6 +43,19 @@ def test_questions_to_one_server_are_asked_at_the_same_time(recipe, pipeline, tm
     assert_nothing_is_left(tmp_path / "store")
 
 
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_scoring_goes_on_beside_a_server_that_leaves_it_the_cores(has_gpu, recipe, pipeline, tmp_path, monkeypatch):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "nvidia-smi").write_text(f"#!/bin/sh\n{'echo 0, GPU-1, A, 24000, 24000' if has_gpu else 'exit 1'}\n")
+    (programs / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    done = pipeline("run", recipe(questions(fast="num_answers: 1", slow="num_answers: 40, pause_seconds: 0.1")))
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout.index("a/fast/count ...") < done.stdout.index("done  a/slow")) == has_gpu
+
+
 def test_a_failure_stops_the_others_so_that_they_resume(recipe, pipeline, tmp_path):
     text = questions(bad="num_answers: 3, pause_seconds: 2.0, fail: true", good="num_answers: 60, pause_seconds: 0.1")
     failed = pipeline("run", recipe(text))
