@@ -1,7 +1,12 @@
-"""Rows in files: JSON lines, JSON, Parquet and CSV in, JSON lines out. A row is a dict from field name to value."""
+"""Rows in files: JSON lines (gzipped or not), JSON, Parquet and CSV in, JSON lines out.
+
+A row is a dict from field name to value.
+"""
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +42,10 @@ def problem(path: Path) -> str | None:
 
 def reader(path: Path) -> Callable[[Path], Iterator[PlacedRow]]:
     """How a file of this name is read. Raises UserError listing the known suffixes."""
-    if path.suffix.lower() not in READERS:
-        raise UserError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}, known: {', '.join(READERS)}")
-    return READERS[path.suffix.lower()]
+    for suffix, read in READERS.items():
+        if path.name.lower().endswith(suffix):
+            return read
+    raise UserError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}, known: {', '.join(READERS)}")
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
@@ -58,10 +64,22 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
 
 def _read_jsonl(path: Path) -> Iterator[PlacedRow]:
     with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                place = f"{path}:{number}"
-                yield place, _row(_parse(line, place), place)
+        yield from _lines(file, path)
+
+
+def _read_gzipped_jsonl(path: Path) -> Iterator[PlacedRow]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            yield from _lines(file, path)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a whole gzip file: {error}") from None
+
+
+def _lines(file: Iterable[str], path: Path) -> Iterator[PlacedRow]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            place = f"{path}:{number}"
+            yield place, _row(_parse(line, place), place)
 
 
 def _read_json(path: Path) -> Iterator[PlacedRow]:
@@ -95,7 +113,13 @@ def _read_parquet(path: Path) -> Iterator[PlacedRow]:
         raise UserError(f"{path}: not a Parquet file that can be read: {error}") from None
 
 
-READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet, ".csv": _read_csv}
+READERS = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+    ".jsonl.gz": _read_gzipped_jsonl,
+}
 
 
 def _parse(text: str, where: str) -> Any:
