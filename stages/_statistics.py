@@ -156,10 +156,8 @@ def compare_paired(first: Sequence[float], second: Sequence[float], sampled: boo
     Every test and interval works on one difference a problem, so that samples of one never count as independent.
     Raises ValueError for unequal lengths or no problem.
     """
-    if len(first) != len(second) or not first:
-        raise ValueError(f"a paired comparison needs equally many items of both, got {len(first)} and {len(second)}")
-    differences = [b - a for a, b in zip(first, second, strict=True)]
-    num_raised, num_lowered = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    differences = _differences(first, second)
+    num_raised, num_lowered = _changed(differences)
     binary = is_binary(first) and is_binary(second)
     if binary:
         interval: Interval | None = proportion_difference_interval(num_raised, num_lowered, len(differences))
@@ -175,6 +173,47 @@ def compare_paired(first: Sequence[float], second: Sequence[float], sampled: boo
         num_raised=num_raised,
         num_lowered=num_lowered,
     )
+
+
+def compare_by_group(first: Sequence[float], second: Sequence[float], groups: Sequence[str]) -> PairedComparison:
+    """The same for a mean of the groups' means, such as that of several tasks, each of which weighs alike.
+
+    `groups` names each problem's. The standard error is that of a stratified sample, the interval normal; None where a
+    group has one problem only. Raises ValueError as `compare_paired` does.
+    """
+    differences = _differences(first, second)
+    members: dict[str, list[float]] = {}
+    for group, each in zip(groups, differences, strict=True):
+        members.setdefault(group, []).append(each)
+    weighted = [
+        each * len(differences) / (len(members) * len(members[group]))
+        for group, each in zip(groups, differences, strict=True)
+    ]  # their plain mean is the mean of the groups' means
+    errors = [standard_error(each) for each in members.values()]
+    known = [error for error in errors if error is not None]
+    stderr = math.hypot(*known) / len(members) if len(known) == len(members) else None
+    num_raised, num_lowered = _changed(differences)
+    return PairedComparison(
+        n=len(differences),
+        difference=fmean(weighted),
+        stderr=stderr,
+        interval=normal_interval(fmean(weighted), stderr),
+        p_value=sign_flip_p_value(weighted),
+        test="sign-flip permutation",
+        num_raised=num_raised,
+        num_lowered=num_lowered,
+    )
+
+
+def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    if len(first) != len(second) or not first:
+        raise ValueError(f"a paired comparison needs equally many items of both, got {len(first)} and {len(second)}")
+    return [b - a for a, b in zip(first, second, strict=True)]
+
+
+def _changed(differences: Sequence[float]) -> tuple[int, int]:
+    """(how many rose, how many fell)"""
+    return sum(each > 0 for each in differences), sum(each < 0 for each in differences)
 
 
 def _all_signs(n: int) -> Iterator[Any]:

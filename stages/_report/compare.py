@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import UserError
 from stages._report import comparable
 from stages._report import format as show
 from stages._report.read import Step, read_json, read_json_lines
-from stages._report.results import Comparison, Evaluation, Item, Results, Score, item_value, item_values
-from stages._statistics import BY_PROBLEM, Interval, compare_paired
+from stages._report.results import Comparison, Evaluation, Item, Results, Score, group_of, item_value, item_values
+from stages._statistics import BY_PROBLEM, Interval, compare_by_group, compare_paired
 
 
 def read_results(steps: Mapping[str, Step], models: Sequence[str], baseline: str) -> Results:
@@ -70,7 +70,6 @@ def _read_evaluation(step: Step, model: str, benchmark: str) -> Evaluation:
 
 def _score(model: str, benchmark: str, metric: str, data: Mapping[str, Any], items: Sequence[Item]) -> Score:
     row, primary = data["metrics"][metric], metric == data["primary"]
-    values = item_values(items, metric, primary)
     return Score(
         model=model,
         benchmark=benchmark,
@@ -82,8 +81,25 @@ def _score(model: str, benchmark: str, metric: str, data: Mapping[str, Any], ite
         stderr=row.get("stderr"),
         n=row["n"],
         interval=_interval(row),
-        is_mean=bool(values) and math.isclose(fmean(values), row["value"], rel_tol=1e-6, abs_tol=1e-6),
+        mean_of=_mean_of(row["value"], items, metric, primary),
     )
+
+
+def _mean_of(value: float, items: Sequence[Item], metric: str, primary: bool) -> Literal["items", "groups"] | None:
+    values = item_values(items, metric, primary)
+    if not values:
+        return None
+    if _equal(fmean(values), value):
+        return "items"
+    groups: dict[str, list[float]] = {}
+    for item in items:
+        if (found := item_value(item, metric, primary)) is not None:
+            groups.setdefault(group_of(item), []).append(found)
+    return "groups" if _equal(fmean(map(fmean, groups.values())), value) else None
+
+
+def _equal(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-6)
 
 
 def _interval(row: Mapping[str, Any]) -> Interval | None:
@@ -100,7 +116,7 @@ def _compare(base: Evaluation, tuned: Evaluation) -> Iterator[Comparison]:
 
 def _compare_metric(base: Score, tuned: Score, first: Evaluation, second: Evaluation) -> Comparison:
     meaningful = first.meaningful and second.meaningful
-    if not (base.is_mean and tuned.is_mean):
+    if base.mean_of is None or tuned.mean_of is None:
         return Comparison(base, tuned, meaningful, None, "the items do not carry this metric, or it is not their mean")
     of_base = {item["id"]: item_value(item, base.metric, base.primary) for item in first.items}
     values = {item["id"]: item_value(item, tuned.metric, tuned.primary) for item in second.items}
@@ -109,8 +125,12 @@ def _compare_metric(base: Score, tuned: Score, first: Evaluation, second: Evalua
         return Comparison(base, tuned, meaningful, None, "no item was scored for both models")
     num_left_out = 0 if tuned.partial else len(values) - len(both)
     reason = f"{show.items(num_left_out)} without a score for both left out" if num_left_out else ""
-    sampled = any(each.interval is not None and each.interval.method == BY_PROBLEM for each in (base, tuned))
-    paired = compare_paired([a for _, a, _ in both], [b for _, _, b in both], sampled)
+    ours, theirs = [b for _, _, b in both], [a for _, a, _ in both]
+    if "groups" in (base.mean_of, tuned.mean_of):
+        paired = compare_by_group(theirs, ours, [group_of({"id": name}) for name, _, _ in both])
+    else:
+        sampled = any(each.interval is not None and each.interval.method == BY_PROBLEM for each in (base, tuned))
+        paired = compare_paired(theirs, ours, sampled)
     raised, lowered = (tuple(str(name) for name, a, b in both if (b - a) * sign > 0) for sign in (1, -1))
     fixed, broken = (raised, lowered) if tuned.higher_is_better else (lowered, raised)
     return Comparison(base, tuned, meaningful, paired, reason, fixed, broken)

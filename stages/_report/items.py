@@ -1,7 +1,7 @@
 """The data of the answer browser: every item once, with each model's answer and verdict beside it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from stages._report.results import Evaluation, Item, Results
@@ -61,14 +61,15 @@ def _side_by_side(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]
     """One entry an item id, in the order of the first model that has it."""
     merged: dict[str, dict[str, Any]] = {}
     for model, evaluation in evaluations.items():
+        hidden = SHOWN | {score.metric for score in evaluation.scores if score.partial}
         for item in evaluation.items:
             shared = {"id": str(item["id"]), **{key: _texts(item.get(key)) for key in SHARED}, "answers": {}}
-            merged.setdefault(str(item["id"]), shared)["answers"][model] = _answer(item)
+            merged.setdefault(str(item["id"]), shared)["answers"][model] = _answer(item, hidden)
     return list(merged.values())
 
 
-def _answer(item: Item) -> dict[str, Any]:
-    details = {key: _text(value) for key, value in item.items() if key not in SHOWN and value is not None}
+def _answer(item: Item, hidden: Collection[str]) -> dict[str, Any]:
+    details = {key: _text(value) for key, value in item.items() if key not in hidden and value is not None}
     return {"score": item.get("score"), "texts": _texts(item.get("answer")), "details": details}
 
 

@@ -23,6 +23,7 @@ from stages._report.categories import categories as find_categories
 from stages._report.duels import duels as find_duels
 from stages._report.graph import NODE_HEIGHT, NODE_WIDTH, draw
 from stages._report.items import browser_data, embedded_json
+from stages._report.parts import parts as find_parts
 from stages._report.read import Step
 from stages._report.results import Results
 from stages._report.summary import count_kinds
@@ -69,7 +70,7 @@ def _results(steps: Mapping[str, Step], results: Results) -> dict[str, Any]:
         "alone": scores.alone(results, duels),
         "duels": duels,
         "matrices": scores.matrices(results),
-        "more": scores.more(results, [score for each in categories for score in each.scores]),
+        "parts": find_parts(results, [score for each in categories for score in each.scores]),
         "categories": categories,
         "radar_size": RADAR_SIZE,
         "radar_centre": RADAR_CENTRE,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from stages._statistics import Interval, PairedComparison
 
@@ -28,8 +28,9 @@ class Score:
     stderr: float | None
     n: int
     interval: Interval | None
-    is_mean: bool
-    """Whether the items carry the metric, and it is their mean: then two models can be compared item by item."""
+    mean_of: Literal["items", "groups"] | None
+    """Of what the items carry, it is the mean, or the mean of their groups' means; then two models can be compared item
+    by item. None: the items do not carry it, or it is neither."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ class Results:
     def headline_metrics(self, benchmark: str) -> list[str]:
         """The metrics that stand for a benchmark: the main one, with the other ones over all items if they are few.
 
-        What is named after the main one is a part of it ("rating_turn_1" of "rating").
+        What is named after the main one is a part of it ("rating_turn_1" of "rating", "algebra/exact_match").
         """
         evaluations = self.of(benchmark).values()
         whole = dict.fromkeys(score.metric for each in evaluations for score in each.scores if not score.partial)
         primary = next(iter(evaluations)).primary
-        own = [metric for metric in whole if not metric.startswith(f"{primary}_")]
+        own = [metric for metric in whole if not metric.startswith(f"{primary}_") and "/" not in metric]
         return own if len(own) <= FEW_METRICS else [metric for metric in own if metric == primary]
 
     @property
@@ -115,11 +116,22 @@ class Results:
 
 
 def item_value(item: Item, metric: str, primary: bool) -> float | None:
-    """An item's contribution to a metric: its "score" for the primary one, else its number of that name."""
+    """An item's contribution to a metric: its "score" for the primary one, else its number of that name.
+
+    "task/metric" is the metric of the items of a task.
+    """
     value = item.get("score") if primary else item.get(metric)
+    if not primary and "/" in metric and metric not in item:
+        task, _, name = metric.rpartition("/")
+        value = item.get(name) if str(item["id"]).startswith(f"{task}/") else None
     return float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None
 
 
 def item_values(items: Sequence[Item], metric: str, primary: bool) -> list[float]:
     """The values of all items that have one."""
     return [value for item in items if (value := item_value(item, metric, primary)) is not None]
+
+
+def group_of(item: Item) -> str:
+    """The task of an item of several tasks, whose id is "task/number"."""
+    return str(item["id"]).rpartition("/")[0]

@@ -1,6 +1,6 @@
 """How the page words, orders and draws scores and comparisons."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stages._report import format as show
@@ -50,15 +50,6 @@ class Matrix:
     """(row's model, (row minus column, the comparison) for each column)"""
 
 
-@dataclass(frozen=True)
-class More:
-    """The metrics of a benchmark that do not stand for it: parts of its items, other rules."""
-
-    benchmark: str
-    models: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Score | None, ...]], ...]
-
-
 def headlines(results: Results, duels: Sequence[Duel]) -> list[Headline]:
     """The main metric of every meaningful benchmark against the baseline, then who won against whom."""
     told = [each for each in results.comparisons if each.tuned.primary and each.meaningful]
@@ -85,12 +76,6 @@ def matrices(results: Results) -> list[Matrix]:
     """Of each benchmark on which three or more models can be compared."""
     found = [_matrix(name, results) for name in results.benchmarks]
     return [each for each in found if len(each.models) > 2]
-
-
-def more(results: Results, shown: Collection[Score]) -> list[More]:
-    """What each benchmark measured beside the metrics that stand for it, and the scores that are shown elsewhere."""
-    found = (_more(name, results, {id(score) for score in shown}) for name in results.benchmarks)
-    return [each for each in found if each.rows]
 
 
 def troubles(evaluation: Evaluation) -> str:
@@ -150,14 +135,6 @@ def _matrix(benchmark: str, results: Results) -> Matrix:
     metric = next((each.tuned.metric for each in found.values()), "")
     rows = tuple((row, tuple(entry(row, column) for column in models)) for row in models)
     return Matrix(benchmark, metric, tuple(models), rows)
-
-
-def _more(benchmark: str, results: Results, shown: Collection[int]) -> More:
-    evaluations, headline = results.of(benchmark), results.headline_metrics(benchmark)
-    scores = {(s.model, s.metric): s for each in evaluations.values() for s in each.scores if id(s) not in shown}
-    metrics = [metric for metric in dict.fromkeys(metric for _, metric in scores) if metric not in headline]
-    rows = ((metric, tuple(scores.get((model, metric)) for model in evaluations)) for metric in metrics)
-    return More(benchmark, tuple(evaluations), tuple(rows))
 
 
 def _headline(each: Comparison) -> Headline:

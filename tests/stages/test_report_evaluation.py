@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from statistics import fmean
 
 import pytest
 
@@ -12,6 +13,7 @@ from stages import report
 from stages._report.categories import CENTRE, RADIUS, categories
 from stages._report.compare import read_results
 from stages._report.items import MOST_ITEMS, browser_data
+from stages._report.parts import parts, split
 from stages._report.read import read_steps
 from stages._report.scores import headlines, leaderboard, matrices
 from stages._statistics import bootstrap_interval, compare_paired
@@ -155,7 +157,7 @@ def test_categories_and_turns_by_hand(synthetic, tmp_path):
     assert (x > CENTRE[0], y) == (True, CENTRE[1])
     page, summary = write(synthetic, tmp_path / "out", ("small", "hosted"))
     assert "hosted: writing 2.50, roleplay 3.50" in page
-    assert "more metric" not in page.replace("1 more metric", "")  # the spread; the table has all others
+    assert "<summary>mt_bench: 1 part<" in page  # the spread; the table has all others
     assert "gpt-0 at https://api.example/v1" in page
     assert "0.500 (small), 0.500 (hosted)" in page
     assert "rating_math" not in summary
@@ -199,9 +201,48 @@ def test_parts_of_a_benchmark_are_folded(synthetic, tmp_path):
         synthetic.add_score(model, "math", items([0, 1, 1, 1]), read, metrics=metrics)
     page, summary = write(synthetic, tmp_path / "out", ("small", "other"))
     assert "subject_" not in summary
-    before, _, folded = page.partition("<summary>math: 60 more metrics</summary>")
+    before, _, folded = page.partition("<summary>math: 60 parts</summary>")
     assert "subject_" not in before
     assert folded.partition("</details>")[0].count("subject_") == 60
+
+
+def test_parts_have_a_row_and_their_metrics_columns():
+    headline = ["marked", "acc", "acc_norm"]
+    assert split("algebra/acc,none", headline) == ("algebra", "acc,none")
+    assert split("mmlu/stem/acc,none", headline) == ("mmlu/stem", "acc,none")
+    assert split("marked_level_1", headline) == ("level_1", "marked")
+    assert split("acc_norm_physics", headline) == ("physics", "acc_norm")
+    assert split("bleu", headline) == ("bleu", "")
+
+
+def _tasks(scores):
+    """Items of two tasks, one twice as large: those of lm-eval's groups."""
+    names = ["easy/0", "easy/1", "easy/2", "easy/3", "hard/0", "hard/1"]
+    return [{**item, "id": name, "acc,none": item["score"]} for name, item in zip(names, items(scores), strict=True)]
+
+
+def test_a_mean_of_tasks_is_compared_with_every_task_weighing_alike(synthetic):
+    scores = {"small": [0, 1, 0, 1, 0, 0], "other": [1, 1, 1, 1, 0, 1]}
+    for model, values in scores.items():
+        tasks = {"easy": values[:4], "hard": values[4:]}
+        means = {name: mean_metric([float(value) for value in found]) for name, found in tasks.items()}
+        whole = {"value": fmean(fmean(found) for found in tasks.values()), "stderr": 0.1, "n": 6}
+        metrics = {"mean_of_tasks": whole} | {f"{name}/acc,none": each.model_dump() for name, each in means.items()}
+        read = [answers(synthetic, model, "group")]
+        synthetic.add_score(model, "group", _tasks(values), read, "mean_of_tasks", metrics=metrics)
+    results = results_of(synthetic)
+    whole, easy, hard = results.comparisons
+    assert whole.base.mean_of == "groups"
+    # differences (1 0 1 0) and (0 1): means 0.5 and 0.5, s^2 / n = (1/3) / 4 and (1/2) / 2
+    assert whole.paired.difference == pytest.approx(whole.difference) == pytest.approx(0.5)
+    assert whole.paired.stderr == pytest.approx((1 / 12 + 1 / 4) ** 0.5 / 2)
+    assert (whole.fixed, whole.broken) == (("easy/0", "easy/2", "hard/1"), ())
+    # weighted differences 0.75 0.75 1.5: of 8 patterns of signs, +++ and --- reach their sum
+    assert whole.paired.p_value == pytest.approx(2 / 8)
+    assert (easy.paired.n, easy.paired.num_raised, hard.paired.n) == (4, 2, 2)
+    (table,) = parts(results, [])
+    assert [(name, n) for name, n, _ in table.rows] == [("easy", 4), ("hard", 2)]
+    assert table.metrics == ("acc,none",)
 
 
 def test_isolation_versions_and_long_settings_are_shown(synthetic, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from stages._statistics import (
     Interval,
     bootstrap_interval,
+    compare_by_group,
     compare_paired,
     mcnemar_p_value,
     mean_interval,
@@ -175,6 +176,15 @@ def test_graded_scores_are_compared_by_sign_flips():
     found = compare_paired([1.0, 2.0, 3.0], [2.0, 3.0, 4.0])
     assert found.test == "sign-flip permutation"
     assert found.p_value == pytest.approx(0.25)
+
+
+def test_a_mean_of_groups_by_hand():
+    # differences (1 0) and (1 1 0 0): means 0.5 and 0.5; s^2 / n = 0.5 / 2 and (1/3) / 4
+    found = compare_by_group([0, 1, 0, 0, 1, 0], [1, 1, 1, 1, 1, 0], ["a", "a", "b", "b", "b", "b"])
+    assert found.difference == pytest.approx(0.5)
+    assert found.stderr == pytest.approx(math.sqrt(0.25 + 1 / 12) / 2)
+    assert (found.num_raised, found.num_lowered, found.n) == (3, 0, 6)
+    assert compare_by_group([0, 1], [1, 1], ["a", "b"]).stderr is None
 
 
 def test_unequal_lengths_are_refused():
