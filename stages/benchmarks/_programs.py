@@ -1,7 +1,7 @@
 """Benchmarks whose answers are programs: run each with its tests, count how many of n pass, estimate pass@k."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -39,6 +39,7 @@ class ProgramQuestions(StrictModel):
 class ProgramScorer(StrictModel):
     """How code is run."""
 
+    VERSION: ClassVar[int] = 2  # another sandbox: what is not enforced is said, sets have one order in every run
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
     """pass@k for each; the first is the headline."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 3.0

@@ -84,7 +84,7 @@ def test_a_slow_program_does_not_hold_up_the_others():
 
 def test_a_broken_sandbox_is_no_verdict():
     plan = replace(plan_of("namespaces"), shown=["/root/nowhere"])
-    with Server(plan) as server, pytest.raises(SandboxError, match="does not work here: .*No such file.*nowhere"):
+    with Server(plan) as server, pytest.raises(SandboxError, match=r"does not work here: .*No such file.*nowhere"):
         server.run("x = 1", LIMITS)
 
 
