@@ -27,7 +27,7 @@ from stages._sandbox.inside.plan import Limits, Plan, unused_user
 
 ROOT = Path(__file__).parents[2]
 BOOT = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {server.__name__} import main; del sys.path[0]; main()"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 """On top of a program's real time, for a busy machine; after it the server itself is taken to hang."""
 DEFAULT_LIMITS = Limits()
 PROBE = "import os, colorsys\nfor path in {paths}: os.listdir(path)\nopen('note', 'w').write('x')"

@@ -24,6 +24,8 @@ NAMESPACES = (
 READY = b"ready"
 MAX_CLAIM_BYTES = 4096
 WATCH_SECONDS = 0.1
+STARTUP_SECONDS = 30.0
+"""Before the program's own time begins, on a busy machine; after it the sandbox is taken to hang."""
 Reply = dict[str, str]
 """{"status": "passed" | "failed" | "timeout" | "broken", "detail"}; broken: the sandbox, not the program."""
 
@@ -41,6 +43,10 @@ class Pipe:
             return os.read(self.read_end, MAX_CLAIM_BYTES)
         except BlockingIOError:
             return b""
+
+    def wait(self, seconds: float) -> bool:
+        """Whether something was written, or all its writers ended, in time."""
+        return bool(select.select([self.read_end], [], [], seconds)[0])
 
     def end(self) -> None:
         """Whoever reads past what is in it is told so instead of waiting."""
@@ -74,7 +80,10 @@ def run(plan: Plan, code: str, limits: Limits) -> Reply:
 
     try:
         first = _first_process(plan, user, limits, inside, setup)
-        killed, seconds, status = _watch(plan, first, limits, home, user)
+        setup.end()
+        has_begun = setup.wait(STARTUP_SECONDS)
+        end = time.monotonic() + (limits.wall_seconds + 1 if has_begun else 0)  # the program's own timer comes first
+        killed, seconds, status = _watch(plan, first, limits, end, home, user)
         return _judge(setup.read(), claims.read(), nonce, killed, seconds >= limits.cpu_seconds, status)
     finally:
         for pipe in (nonces, claims, setup):
@@ -184,9 +193,8 @@ def _processes_of(user: int) -> int:
     return count
 
 
-def _watch(plan: Plan, first: int, limits: Limits, home: str, user: int) -> tuple[str, float, int]:
+def _watch(plan: Plan, first: int, limits: Limits, end: float, home: str, user: int) -> tuple[str, float, int]:
     """Why it was killed, if it was; processor seconds; exit code. When this returns nothing of the run is alive."""
-    end = time.monotonic() + limits.wall_seconds + 1  # the program's own timer comes first
     descriptor = os.pidfd_open(first)
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
