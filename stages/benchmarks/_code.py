@@ -38,7 +38,7 @@ class Piece:
 
     def defines(self, name: str, whole: bool = True) -> bool:
         """Whether it gives the name a value; `whole`: one that can be a solution."""
-        return any(name in each.binds and (each.answers or not (whole or each.is_import)) for each in self.statements)
+        return any(each.gives(name) and (each.answers or not whole) for each in self.statements)
 
 
 def extract_program(answer: str, wanted: Sequence[str], prompt: str = "") -> str | None:
@@ -51,11 +51,9 @@ def extract_program(answer: str, wanted: Sequence[str], prompt: str = "") -> str
     if _is_indented(text) and (program := _continued(prompt, text, wanted)):
         return program
     blocks = _blocks(text)
-    fenced = [piece for block in blocks for piece in _pieces(block)]
-    everywhere = [*fenced, *_pieces(text)]
-    for pieces in (fenced, everywhere):
-        if chosen := _longest(piece for piece in pieces if piece.defines(wanted[0])):
-            return _assembled(prompt, chosen, everywhere, wanted)
+    everywhere = [piece for part in (*blocks, text) for piece in _pieces(part)]
+    if chosen := _longest(piece for piece in everywhere if piece.defines(wanted[0])):
+        return _assembled(prompt, chosen, everywhere, wanted)
     if program := _completed(prompt, blocks or [text], wanted):
         return program
     if _is_indented(text) and (program := _continued(prompt, text, wanted, whole=False)):

@@ -45,11 +45,13 @@ class Statement:
         """Must stand before everything else."""
         return isinstance(self.node, ast.ImportFrom) and self.node.module == "__future__"
 
+    def gives(self, name: str) -> bool:
+        """Whether it defines `name` here and anew: no import, no `double = cache(double)`."""
+        return name in self.binds and not self.is_import and (self.is_definition or name not in self.uses)
+
     @property
     def answers(self) -> bool:
-        """Whether it can be a solution: no import, no function without a result (a prompt's function, repeated)."""
-        if self.is_import:
-            return False
+        """Whether it can be a solution: no function without a result, such as a prompt's function repeated."""
         is_function = isinstance(self.node, ast.FunctionDef | ast.AsyncFunctionDef)
         return not is_function or any(isinstance(node, GIVES) for node in ast.walk(self.node))
 

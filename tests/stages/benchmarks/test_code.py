@@ -100,6 +100,11 @@ ANSWERS = {
     "import in another fence": f"{fenced('import math')}\nand\n{fenced('def double(x): return math.prod([2, x])')}",
     "two solutions: the first": f"{fenced(DOUBLE)}\nOr:\n{fenced('def double(x):' + LINE + 'return x')}",
     "two solutions: the longer": f"{fenced('def double(x): return x')}\nNo, so:\n{fenced(DOUBLE)}",
+    "the longer one without a fence": f"{DOUBLE}\n\nNot this:\n{fenced('def double(x): return x')}",
+    "rebound in a longer fence": (
+        f"{fenced(DOUBLE)}\nTo print it, say:\n"
+        f"{fenced('def shown(f):' + LINE + 'y = f' + LINE + 'return y' + LINE[:1] + 'double = shown(double)')}"
+    ),
     "code on the fence's line": "```def double(x):\n    return 2 * x\n```",
     "fence within the docstring": fenced(DOCTEST),
     "nested functions": fenced("def double(x):\n    def add(y):\n        return x + y\n\n    return add(x)"),
