@@ -10,8 +10,8 @@ from pipeline.errors import UserError
 from stages._report import comparable
 from stages._report import format as show
 from stages._report.read import Step, read_json, read_json_lines
-from stages._report.results import Comparison, Evaluation, Item, Results, Score, group_of, item_value, item_values
-from stages._statistics import BY_PROBLEM, Interval, compare_by_group, compare_paired
+from stages._report.results import Comparison, Evaluation, Results, Score, group_of, values_by_name
+from stages._statistics import BY_PROBLEM, Interval, PairedComparison, compare_by_group, compare_paired
 
 
 def read_results(steps: Mapping[str, Step], models: Sequence[str], baseline: str) -> Results:
@@ -52,7 +52,8 @@ def _split(name: str, models: Sequence[str]) -> tuple[str, str]:
 def _read_evaluation(step: Step, model: str, benchmark: str) -> Evaluation:
     data, items = read_json(step.path / "scores.json"), tuple(read_json_lines(step.path / "items.jsonl"))
     scored = [metric for metric, row in data["metrics"].items() if row["value"] is not None]
-    scores = (_score(model, benchmark, metric, data, items) for metric in scored)
+    values = values_by_name(items)
+    scores = (_score(model, benchmark, metric, data, values) for metric in scored)
     return Evaluation(
         model=model,
         benchmark=benchmark,
@@ -68,8 +69,11 @@ def _read_evaluation(step: Step, model: str, benchmark: str) -> Evaluation:
     )
 
 
-def _score(model: str, benchmark: str, metric: str, data: Mapping[str, Any], items: Sequence[Item]) -> Score:
+def _score(
+    model: str, benchmark: str, metric: str, data: Mapping[str, Any], carried: Mapping[str, Mapping[str, float]]
+) -> Score:
     row, primary = data["metrics"][metric], metric == data["primary"]
+    values = carried.get("score" if primary else metric, {})
     return Score(
         model=model,
         benchmark=benchmark,
@@ -81,20 +85,19 @@ def _score(model: str, benchmark: str, metric: str, data: Mapping[str, Any], ite
         stderr=row.get("stderr"),
         n=row["n"],
         interval=_interval(row),
-        mean_of=_mean_of(row["value"], items, metric, primary),
+        values=values,
+        mean_of=_mean_of(row["value"], values),
     )
 
 
-def _mean_of(value: float, items: Sequence[Item], metric: str, primary: bool) -> Literal["items", "groups"] | None:
-    values = item_values(items, metric, primary)
+def _mean_of(value: float, values: Mapping[str, float]) -> Literal["items", "groups"] | None:
     if not values:
         return None
-    if _equal(fmean(values), value):
+    if _equal(fmean(values.values()), value):
         return "items"
     groups: dict[str, list[float]] = {}
-    for item in items:
-        if (found := item_value(item, metric, primary)) is not None:
-            groups.setdefault(group_of(item), []).append(found)
+    for name, each in values.items():
+        groups.setdefault(group_of(name), []).append(each)
     return "groups" if _equal(fmean(map(fmean, groups.values())), value) else None
 
 
@@ -111,26 +114,27 @@ def _compare(base: Evaluation, tuned: Evaluation) -> Iterator[Comparison]:
     base_scores = {score.metric: score for score in base.scores}
     for score in tuned.scores:
         if score.metric in base_scores:
-            yield _compare_metric(base_scores[score.metric], score, base, tuned)
+            meaningful = base.meaningful and tuned.meaningful
+            yield _compare_metric(base_scores[score.metric], score, meaningful, len(tuned.items))
 
 
-def _compare_metric(base: Score, tuned: Score, first: Evaluation, second: Evaluation) -> Comparison:
-    meaningful = first.meaningful and second.meaningful
+def _compare_metric(base: Score, tuned: Score, meaningful: bool, num_items: int) -> Comparison:
     if base.mean_of is None or tuned.mean_of is None:
         return Comparison(base, tuned, meaningful, None, "the items do not carry this metric, or it is not their mean")
-    of_base = {item["id"]: item_value(item, base.metric, base.primary) for item in first.items}
-    values = {item["id"]: item_value(item, tuned.metric, tuned.primary) for item in second.items}
-    both = [(name, a, b) for name, b in values.items() if (a := of_base[name]) is not None and b is not None]
+    both = [name for name in tuned.values if name in base.values]
     if not both:
         return Comparison(base, tuned, meaningful, None, "no item was scored for both models")
-    num_left_out = 0 if tuned.partial else len(values) - len(both)
+    num_left_out = 0 if tuned.partial else num_items - len(both)
     reason = f"{show.items(num_left_out)} without a score for both left out" if num_left_out else ""
-    ours, theirs = [b for _, _, b in both], [a for _, a, _ in both]
-    if "groups" in (base.mean_of, tuned.mean_of):
-        paired = compare_by_group(theirs, ours, [group_of({"id": name}) for name, _, _ in both])
-    else:
-        sampled = any(each.interval is not None and each.interval.method == BY_PROBLEM for each in (base, tuned))
-        paired = compare_paired(theirs, ours, sampled)
-    raised, lowered = (tuple(str(name) for name, a, b in both if (b - a) * sign > 0) for sign in (1, -1))
+    raised = tuple(name for name in both if tuned.values[name] > base.values[name])
+    lowered = tuple(name for name in both if tuned.values[name] < base.values[name])
     fixed, broken = (raised, lowered) if tuned.higher_is_better else (lowered, raised)
-    return Comparison(base, tuned, meaningful, paired, reason, fixed, broken)
+    return Comparison(base, tuned, meaningful, _paired(base, tuned, both), reason, fixed, broken)
+
+
+def _paired(base: Score, tuned: Score, names: Sequence[str]) -> PairedComparison:
+    first, second = ([score.values[name] for name in names] for score in (base, tuned))
+    if "groups" in (base.mean_of, tuned.mean_of):
+        return compare_by_group(first, second, [group_of(name) for name in names])
+    sampled = any(each.interval is not None and each.interval.method == BY_PROBLEM for each in (base, tuned))
+    return compare_paired(first, second, sampled)

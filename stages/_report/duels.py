@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from stages._report.measured import opponent_of
 from stages._report.read import Step
-from stages._report.results import Evaluation, Results, Score, item_values
+from stages._report.results import Evaluation, Results, Score
 from stages._statistics import PairedComparison, compare_paired
 
 
@@ -33,9 +33,9 @@ def duels(steps: Mapping[str, Step], results: Results) -> list[Duel]:
 
 def _duel(each: Evaluation, steps: Mapping[str, Step], results: Results) -> Duel | None:
     score = next((score for score in each.scores if score.primary), None)
-    outcomes = item_values(each.items, each.primary, primary=True)
-    if "wins" not in each.counts or score is None or not outcomes:
+    if "wins" not in each.counts or score is None or not score.values:
         return None
+    outcomes = list(score.values.values())
     return Duel(
         model=each.model,
         benchmark=each.benchmark,

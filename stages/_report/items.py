@@ -8,9 +8,9 @@ from stages._report.results import Evaluation, Item, Results
 from stages._statistics import is_binary
 
 SHARED = ("question", "reference")
-MOST_ITEMS = 1000
+MOST_ITEMS = 500
 """Items of one benchmark on the page, those on which models differ before others; items.jsonl has all."""
-LONGEST_TEXT = 20_000
+LONGEST_TEXT = 10_000
 SHOWN = {"id", "score", "answer", *SHARED}
 
 
@@ -34,37 +34,38 @@ def embedded_json(value: Any) -> str:
 def _benchmark(name: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     first = next(iter(evaluations.values()))
     scores = [item["score"] for each in evaluations.values() for item in each.items if item.get("score") is not None]
-    merged = _side_by_side(evaluations)
+    names = list(dict.fromkeys(str(item["id"]) for each in evaluations.values() for item in each.items))
     return {
         "name": name,
-        "num_items": len(merged),
+        "num_items": len(names),
         "metric": first.primary,
         "higher_is_better": first.higher_is_better,
         "binary": is_binary(scores),
-        "items": _chosen(merged),
+        "items": _side_by_side(evaluations, set(_chosen(names, evaluations))),
     }
 
 
-def _chosen(merged: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most MOST_ITEMS, in their order."""
-    if len(merged) <= MOST_ITEMS:
-        return merged
-    first = sorted(range(len(merged)), key=lambda index: (not _differs(merged[index]), index))[:MOST_ITEMS]
-    return [merged[index] for index in sorted(first)]
+def _chosen(names: list[str], evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """At most MOST_ITEMS: those on which scores differ, then others, each in their order."""
+    if len(names) <= MOST_ITEMS:
+        return names
+    found: dict[str, set[Any]] = {}
+    for each in evaluations.values():
+        for item in each.items:
+            found.setdefault(str(item["id"]), set()).add(item.get("score"))
+    return sorted(names, key=lambda name: len(found[name]) < 2)[:MOST_ITEMS]
 
 
-def _differs(entry: Mapping[str, Any]) -> bool:
-    return len({answer["score"] for answer in entry["answers"].values()}) > 1
-
-
-def _side_by_side(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
-    """One entry an item id, in the order of the first model that has it."""
+def _side_by_side(evaluations: Mapping[str, Evaluation], chosen: Collection[str]) -> list[dict[str, Any]]:
+    """One entry a chosen item id, in the order of the first model that has it."""
     merged: dict[str, dict[str, Any]] = {}
     for model, evaluation in evaluations.items():
         hidden = SHOWN | {score.metric for score in evaluation.scores if score.partial}
         for item in evaluation.items:
-            shared = {"id": str(item["id"]), **{key: _texts(item.get(key)) for key in SHARED}, "answers": {}}
-            merged.setdefault(str(item["id"]), shared)["answers"][model] = _answer(item, hidden)
+            name = str(item["id"])
+            if name in chosen:
+                shared = {"id": name, **{key: _texts(item.get(key)) for key in SHARED}, "answers": {}}
+                merged.setdefault(name, shared)["answers"][model] = _answer(item, hidden)
     return list(merged.values())
 
 

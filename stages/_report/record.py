@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from stages._report.read import Step
-from stages._report.results import Comparison, Evaluation, Results
+from stages._report.results import Comparison, Evaluation, Results, Score
 
 
 def results_record(results: Results, steps: Mapping[str, Step]) -> dict[str, Any]:
@@ -36,7 +36,6 @@ def headline_numbers(results: Results) -> dict[str, Any]:
 
 
 def _evaluation(each: Evaluation) -> dict[str, Any]:
-    repeated = {"model", "benchmark"}
     return {
         "model": each.model,
         "benchmark": each.benchmark,
@@ -46,8 +45,14 @@ def _evaluation(each: Evaluation) -> dict[str, Any]:
         "details": dict(each.details),
         "num_items": len(each.items),
         "counts": dict(each.counts),
-        "scores": [{k: v for k, v in asdict(score).items() if k not in repeated} for score in each.scores],
+        "scores": [_score(score) for score in each.scores],
     }
+
+
+def _score(score: Score) -> dict[str, Any]:
+    left_out = {"model", "benchmark", "values", "interval"}
+    fields = {key: value for key, value in vars(score).items() if key not in left_out}
+    return {**fields, "interval": asdict(score.interval) if score.interval else None}
 
 
 def _comparison(each: Comparison) -> dict[str, Any]:

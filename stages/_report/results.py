@@ -1,8 +1,8 @@
 """What was measured: scores with standard errors and intervals, and models side by side."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stages._statistics import Interval, PairedComparison
@@ -28,9 +28,11 @@ class Score:
     stderr: float | None
     n: int
     interval: Interval | None
+    values: Mapping[str, float] = field(repr=False)
+    """What the items carry of it, by their id: for the main metric their "score", else their number of that name."""
     mean_of: Literal["items", "groups"] | None
-    """Of what the items carry, it is the mean, or the mean of their groups' means; then two models can be compared item
-    by item. None: the items do not carry it, or it is neither."""
+    """It is the mean of these values, or the mean of the means of their groups; then two models can be compared item by
+    item. None: the items do not carry it, or it is neither."""
 
 
 @dataclass(frozen=True)
@@ -115,23 +117,20 @@ class Results:
         ]
 
 
-def item_value(item: Item, metric: str, primary: bool) -> float | None:
-    """An item's contribution to a metric: its "score" for the primary one, else its number of that name.
-
-    "task/metric" is the metric of the items of a task.
-    """
-    value = item.get("score") if primary else item.get(metric)
-    if not primary and "/" in metric and metric not in item:
-        task, _, name = metric.rpartition("/")
-        value = item.get(name) if str(item["id"]).startswith(f"{task}/") else None
-    return float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None
-
-
-def item_values(items: Sequence[Item], metric: str, primary: bool) -> list[float]:
-    """The values of all items that have one."""
-    return [value for item in items if (value := item_value(item, metric, primary)) is not None]
+def values_by_name(items: Iterable[Item]) -> dict[str, dict[str, float]]:
+    """Every finite number that items carry: its name -> item id -> value; for items of tasks "task/name" as well."""
+    found: dict[str, dict[str, float]] = {}
+    for item in items:
+        name = str(item["id"])
+        task = group_of(name)
+        for key, value in item.items():
+            if isinstance(value, bool | int | float) and math.isfinite(value):
+                found.setdefault(key, {})[name] = float(value)
+                if task:
+                    found.setdefault(f"{task}/{key}", {})[name] = float(value)
+    return found
 
 
-def group_of(item: Item) -> str:
+def group_of(name: str) -> str:
     """The task of an item of several tasks, whose id is "task/number"."""
-    return str(item["id"]).rpartition("/")[0]
+    return name.rpartition("/")[0]
