@@ -48,6 +48,7 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
     Raises UserError when models cannot be compared: other settings, other items.
     """
     from stages._report.compare import read_results
+    from stages._report.duels import duels
     from stages._report.notes import write_notes
     from stages._report.page import write_page
     from stages._report.read import read_steps
@@ -58,7 +59,8 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
     results = read_results(steps, config.models, config.baseline)
     notes = write_notes(steps, results)
     _write_json(out, "results.json", {"title": config.title, **results_record(results, steps)})
-    (out / "summary.md").write_text(write_summary(config.title, config.description, notes, results), encoding="utf-8")
+    summary = write_summary(config.title, config.description, notes, results, duels(steps, results))
+    (out / "summary.md").write_text(summary, encoding="utf-8")
     page = write_page(config.title, config.description, notes, steps, results)
     (out / "report.html").write_text(page, encoding="utf-8")
     return headline_numbers(results)

@@ -4,14 +4,21 @@ from collections.abc import Iterator, Mapping
 
 from stages._report import format as show
 from stages._report.read import Step
-from stages._report.results import Results
+from stages._report.results import Evaluation, Item, Results
 
 SMALL_MODEL = 1_000_000_000
 """Parameters below which results are not taken as evidence about the models people deploy."""
 FEW_ITEMS = 50
 """Items below which only very large differences show."""
-MANY_TRUNCATED = 0.1
-"""Share of items with cut-off answers from which a score says as much about the length limit as about the model."""
+MANY = 0.1
+"""Share of answers from which a score says as much about what went wrong with them as about the model."""
+WHAT_WENT_WRONG = {  # a judge's replies that cannot be read are no answers
+    "truncated": "were cut off at the length limit; a longer limit may change its score",
+    "prompt_too_long": "were never given, since their prompts fill the context; a longer context may change its score",
+    "prompt_cut": "are to prompts that lost their beginning; a longer context may change its score",
+    "refused": "were refused by the endpoint and count as wrong",
+    "unparsable": "could not be read; its score is as much about their form as about what they say",
+}
 
 
 def write_notes(steps: Mapping[str, Step], results: Results) -> list[str]:
@@ -41,11 +48,21 @@ def _benchmark_notes(results: Results) -> Iterator[str]:
         if meaningful and num_items < FEW_ITEMS:
             yield f"{benchmark}: {show.items(num_items)} only; the intervals say how little that settles."
         for each in evaluations:
-            num_truncated = each.counts.get("truncated", 0)
-            if num_truncated and num_truncated >= MANY_TRUNCATED * len(each.items):
-                yield (
-                    f"{benchmark}: {num_truncated} answers of {each.model} were cut off at the length limit "
-                    f"({show.items(len(each.items))}); a longer limit may change its score."
-                )
+            yield from _answer_notes(each)
             if each.primary not in {score.metric for score in each.scores}:
                 yield f"{benchmark}, {each.model}: no {each.primary}, since no item could be scored."
+
+
+def _answer_notes(each: Evaluation) -> Iterator[str]:
+    num_answers = sum(_num_answers(item) for item in each.items)
+    for kind, what in WHAT_WENT_WRONG.items():
+        number = each.counts.get(kind, 0)
+        if number and number >= MANY * num_answers and not (kind == "unparsable" and "unrated_turns" in each.counts):
+            many = f"{show.grouped(number)} answers of {each.model}"
+            yield f"{each.benchmark}: {many} {what} ({show.items(len(each.items))})."
+
+
+def _num_answers(item: Item) -> int:
+    """Samples, or turns."""
+    answer = item.get("answer")
+    return len(answer) if isinstance(answer, list) else 1

@@ -26,7 +26,6 @@ from stages._report.items import browser_data, embedded_json
 from stages._report.parts import parts as find_parts
 from stages._report.read import Step
 from stages._report.results import Results
-from stages._report.summary import count_kinds
 
 FOLDER = Path(__file__).parent
 
@@ -76,7 +75,7 @@ def _results(steps: Mapping[str, Step], results: Results) -> dict[str, Any]:
         "radar_centre": RADAR_CENTRE,
         "radar_radius": RADAR_RADIUS,
         "methods": sorted({score.interval.method for score, _ in headline if score.interval}),
-        "count_kinds": [kind for kind in count_kinds(results) if kind not in scores.OUTCOMES],
+        "count_kinds": scores.count_kinds(results),
         "troubles": scores.troubles,
         "strip": scores.strip,
         "respondents": measured.respondents(steps, results),

@@ -78,6 +78,12 @@ def matrices(results: Results) -> list[Matrix]:
     return [each for each in found if len(each.models) > 2]
 
 
+def count_kinds(results: Results) -> list[str]:
+    """The names of all troubles that occurred, in their first order."""
+    counted = (kind for each in results.evaluations for kind, number in each.counts.items() if number)
+    return list(dict.fromkeys(kind for kind in counted if kind not in OUTCOMES))
+
+
 def troubles(evaluation: Evaluation) -> str:
     """What went wrong in its answers: "12 truncated, 3 unparsable"; nothing where nothing did."""
     counts = [(name, number) for name, number in evaluation.counts.items() if number and name not in OUTCOMES]

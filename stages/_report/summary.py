@@ -3,29 +3,42 @@
 from collections.abc import Iterable, Sequence
 
 from stages._report import format as show
+from stages._report.duels import Duel
 from stages._report.results import Comparison, Results, Score
+from stages._report.scores import troubles
+from stages._statistics import Interval
 
-SHOWN_IDS = 10
+SHOWN_IDS = 5
 """Ids of changed items that are listed; results.json has them all."""
 
 
-def write_summary(title: str, description: str, notes: Sequence[str], results: Results) -> str:
-    """The whole of summary.md."""
+def write_summary(
+    title: str, description: str, notes: Sequence[str], results: Results, duels: Sequence[Duel] = ()
+) -> str:
+    """The whole of summary.md. Its tables fit 80 columns."""
     sections = [f"# {title}", description, score_table(results), _legend(results)]
-    sections += [_section("Items that changed", _list(changes(results))), _section("Answers", answer_table(results))]
-    return "\n\n".join(each for each in [*sections, _section("What these numbers are", _list(notes))] if each) + "\n"
+    against = f"Differences from {results.baseline}"
+    sections += [_section(against, _joined(difference_table(results), _tests(results), _list(changes(results))))]
+    sections += [_section("Win rates", _list(map(_duel, duels))), _section("Answers", answer_table(results))]
+    return _joined(*sections, _section("What these numbers are", _list(notes))) + "\n"
 
 
 def score_table(results: Results) -> str:
-    """One row a benchmark, metric and model, beside the baseline where there is something to compare."""
-    header, num_text = ["benchmark", "metric", "model", "n", "score", "95 % interval"], 3
-    compared = bool(results.comparisons)
-    header += ["difference", "p", "better/worse"] if compared else []
+    """One row a benchmark, metric and model."""
     rows = [
-        [score.benchmark, score.metric, score.model, *_numbers(score), *(_difference(comparison) if compared else [])]
-        for score, comparison in results.headline
+        [score.benchmark, score.metric, score.model, show.grouped(score.n), _value(score), _interval(score.interval)]
+        for score, _ in results.headline
     ]
-    return table(header, rows, num_text) if rows else ""
+    return table(["benchmark", "metric", "model", "n", "score", "95 % interval"], rows, num_text=3) if rows else ""
+
+
+def difference_table(results: Results) -> str:
+    """One row a comparison with the baseline; a metric is named where its benchmark has several."""
+    rows = [
+        [_name(each, results), each.tuned.model, *_difference(each)] for _, each in results.headline if each is not None
+    ]
+    header = ["benchmark", "model", "difference", "95 % interval", "p", "better/worse"]
+    return table(header, rows, num_text=2) if rows else ""
 
 
 def changes(results: Results) -> list[str]:
@@ -38,18 +51,14 @@ def changes(results: Results) -> list[str]:
 
 
 def answer_table(results: Results) -> str:
-    """For each evaluation, how many answers were cut off, empty, unparsable, ...; what never occurred is left out."""
-    kinds = count_kinds(results)
+    """For each evaluation, how many answers were cut off, empty, unparsable, ...; nothing where all were well."""
     rows = [
-        [each.benchmark, each.model, *map(show.grouped, [len(each.items), *map(each.counts.get, kinds)])]
+        [each.benchmark, each.model, show.grouped(len(each.items)), troubles(each).replace("\N{NO-BREAK SPACE}", " ")]
         for each in results.evaluations
     ]
-    return table(["benchmark", "model", "items", *kinds], rows, num_text=2) if kinds else ""
-
-
-def count_kinds(results: Results) -> list[str]:
-    """The names of everything that was counted beside the scores and did occur, in their first order."""
-    return list(dict.fromkeys(kind for each in results.evaluations for kind, number in each.counts.items() if number))
+    found = any(row[3] for row in rows)
+    header = ["benchmark", "model", "items", "to look at"]
+    return table(header, [[*row[:3], row[3] or "none"] for row in rows], num_text=2) if found else ""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], num_text: int) -> str:
@@ -67,20 +76,37 @@ def _pad(row: Sequence[str], widths: Sequence[int], num_text: int) -> list[str]:
     return texts + [cell.rjust(width) for cell, width in zip(row[num_text:], widths[num_text:], strict=True)]
 
 
-def _numbers(score: Score) -> list[str]:
-    """Without spaces, so that the table fits a narrow terminal and no value is broken over two lines."""
-    value = show.with_error(show.number(score.value), score.stderr, space="")
-    return [show.grouped(score.n), value, show.interval(score.interval).replace(" ", "")]
+def _name(each: Comparison, results: Results) -> str:
+    several = len(results.headline_metrics(each.tuned.benchmark)) > 1
+    return f"{each.tuned.benchmark} {each.tuned.metric}" if several else each.tuned.benchmark
 
 
-def _difference(comparison: Comparison | None) -> list[str]:
-    if comparison is None:
-        return [show.DASH] * 3
-    paired = comparison.paired
-    difference = show.with_error(show.signed(comparison.difference), paired.stderr if paired else None, space="")
+def _value(score: Score) -> str:
+    """Without spaces, so that no value is broken over two lines."""
+    return show.with_error(show.number(score.value), score.stderr, space="")
+
+
+def _interval(interval: Interval | None) -> str:
+    return show.interval(interval).replace(" ", "")
+
+
+def _difference(each: Comparison) -> list[str]:
+    paired = each.paired
+    difference = show.with_error(show.signed(each.difference), paired.stderr if paired else None, space="")
     if paired is None:
-        return [difference, show.DASH, show.DASH]
-    return [difference, show.p_value(paired.p_value), f"{len(comparison.fixed)}/{len(comparison.broken)}"]
+        return [difference, *[show.DASH] * 3]
+    return [
+        difference,
+        _interval(paired.interval),
+        show.p_value(paired.p_value),
+        f"{len(each.fixed)}/{len(each.broken)}",
+    ]
+
+
+def _duel(duel: Duel) -> str:
+    turns = f"{duel.wins} turns won, {duel.losses} lost, {duel.ties} tied ({duel.inconsistent} inconsistent)"
+    p = show.p_value(duel.paired.p_value)
+    return f"{duel.benchmark}, {duel.model} against {duel.opponent}: {turns}, p {p} of a win rate of one half"
 
 
 def _changes(each: Comparison) -> str:
@@ -103,22 +129,25 @@ def _legend(results: Results) -> str:
     if not results.evaluations:
         return "No benchmark was scored."
     methods = sorted({score.interval.method for score, _ in results.headline if score.interval})
-    lines = [f"± is one standard error{_in_brackets(methods, 'intervals: ')}."]
-    tests = sorted({each.paired.test for each in results.comparisons if each.paired})
-    if results.comparisons:
-        lines.append(
-            f"Differences from {results.baseline} are paired over equal items; p is two-sided{_in_brackets(tests)}."
-        )
-    return " ".join(lines)
+    return f"± is one standard error{_in_brackets(methods, 'intervals: ')}."
+
+
+def _tests(results: Results) -> str:
+    tests = sorted({each.paired.test for _, each in results.headline if each and each.paired})
+    return f"Paired over equal items; p is two-sided{_in_brackets(tests)}." if tests else ""
 
 
 def _in_brackets(names: Sequence[str], before: str = "") -> str:
     return f" ({before}{', '.join(names)})" if names else ""
 
 
+def _joined(*sections: str) -> str:
+    return "\n\n".join(section for section in sections if section)
+
+
 def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
 
 
-def _list(lines: Sequence[str]) -> str:
+def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
