@@ -12,6 +12,8 @@ from pipeline.guard import guarded
 
 GRACE_SECONDS = 180.0
 """How long a stopped process may take to save its work before it is killed."""
+LONGEST_LINE = 500
+"""Characters of a line in an error message; the log has all of them."""
 
 
 class Process:
@@ -69,11 +71,12 @@ class Process:
         return self._process.wait(timeout=10.0)
 
     def log_tail(self, lines: int = 15) -> str:
-        """The last lines of what this process wrote."""
+        """The last lines of what this process wrote, none of them longer than a terminal is patient."""
         with self.log.open("rb") as file:
             file.seek(max(self.log_start, self.log.stat().st_size - 16_384))
             text = file.read().decode(errors="replace")
-        return "\n".join(text.replace("\r", "\n").rstrip().splitlines()[-lines:])
+        last = text.replace("\r", "\n").rstrip().splitlines()[-lines:]
+        return "\n".join(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..." for line in last)
 
     def close(self) -> None:
         """Give back its descriptors."""
