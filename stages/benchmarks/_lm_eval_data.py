@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 
+from pipeline.artifact import MANIFEST
 from pipeline.errors import UserError
 
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -75,7 +76,7 @@ def _files(folder: Path, subset: str | None) -> dict[str, list[str]]:
         return {} if subset else {folder.stem: [str(folder)]}
     files: dict[str, list[str]] = {}
     for file in sorted((folder / subset if subset else folder).glob("*")):
-        if file.suffix in READERS and file.is_file():
+        if file.suffix in READERS and file.is_file() and file.name != MANIFEST:
             files.setdefault(file.stem.partition("-0")[0], []).append(str(file))
     return files
 

@@ -44,7 +44,10 @@ SCORER = lm_eval.Scorer(name="lm_eval")
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    return _write(tmp_path / "data", train=ROWS, test=ROWS)
+    """A prepared data set, as the pipeline seals it."""
+    folder = _write(tmp_path / "data", train=ROWS, test=ROWS)
+    (folder / "manifest.json").write_text('{"stage": "prepare_data", "files": {}}')
+    return folder
 
 
 def _write(folder: Path, **splits: list[dict[str, Any]]) -> Path:
