@@ -77,6 +77,10 @@ class Source:
             return config
         return config.model_copy(update={"problems": file})
 
+    def described(self, config: ZeroShot) -> str:
+        """Where the problems are from, for the result."""
+        return config.problems.name if config.problems else f"{self.hub_name}@{self.hub_revision}"
+
     def rows(self, config: ZeroShot) -> list[tuple[str, dict[str, Any]]]:
         """The rows of the test split, each with its place. Raises UserError naming rows that lack a field."""
         from stages._data import files, hub

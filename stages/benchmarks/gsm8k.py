@@ -80,7 +80,7 @@ def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -
                 "unparsable": sum(each["unparsable"] for each in items),
             },
             note="" if config.limit is None else f"the first {number} of {NUM_PROBLEMS} problems",
-            details={"num_samples": config.num_samples},
+            details={"source": SOURCE.described(config), "num_samples": config.num_samples},
         ),
         items,
     )

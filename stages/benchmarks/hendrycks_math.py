@@ -105,6 +105,7 @@ def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -
             },
             note="" if config.limit is None else f"{len(items)} of {NUM_PROBLEMS} problems, the subjects in turn",
             details={
+                "source": SOURCE.described(config),
                 "num_samples": config.num_samples,
                 "math_verify_version": version("math-verify"),
                 "lm_eval_version": version("lm_eval"),

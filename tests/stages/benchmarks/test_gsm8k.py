@@ -121,6 +121,7 @@ def test_scores_and_counts(tmp_path: Path):
     assert (scores.primary, scores.counts["unparsable"], scores.counts["truncated"]) == ("marked", 2, 4)
     assert [item["extracted"] for item in items] == ["18", None, "17", None]
     assert items[0]["reference"] == "18"
+    assert scores.details["source"] == "openai/gsm8k@740312add88f781978c0658806c59bc2815b9866"
     by_last = gsm8k.Scorer(name="gsm8k", primary="last_number")
     scores, items = gsm8k.score(by_last, CONFIG, answered(requests, texts), tmp_path)
     assert (scores.metrics[scores.primary].value, [item["score"] for item in items]) == (0.75, [1, 1, 1, 0])
