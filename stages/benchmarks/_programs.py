@@ -39,7 +39,7 @@ class ProgramQuestions(StrictModel):
 class ProgramScorer(StrictModel):
     """How code is run."""
 
-    VERSION: ClassVar[int] = 2  # another sandbox: what is not enforced is said, sets have one order in every run
+    VERSION: ClassVar[int] = 2  # another sandbox, which says what is not enforced; programs are found as evalplus does
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
     """pass@k for each; the first is the headline."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 3.0

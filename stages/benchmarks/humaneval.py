@@ -5,7 +5,7 @@ that its `check_correctness` runs, in a sandbox. `_code.py` tells how the progra
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -41,8 +41,6 @@ class Config(ProgramQuestions):
 
 class Scorer(ProgramScorer):
     """How code is found and run."""
-
-    VERSION: ClassVar[int] = 2  # programs are found as evalplus finds them
 
     name: Literal["humaneval"]
     extraction: Literal["program", "verbatim"] = "program"

@@ -9,7 +9,7 @@ paper does not say; here it is an empty line, so that the prompt is that of lm-e
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -63,8 +63,6 @@ class Config(ProgramQuestions):
 
 class Scorer(ProgramScorer):
     """How code is found and run."""
-
-    VERSION: ClassVar[int] = 2  # programs are found as evalplus finds them, in answers of few_shot too
 
     name: Literal["mbpp"]
     extraction: Literal["program", "verbatim"] = "program"

@@ -78,6 +78,34 @@ def test_verdicts_and_pass_at_k_are_human_evals(extraction: str, tmp_path: Path)
     assert scores.counts["unparsable"] == {"program": 1, "verbatim": 0}[extraction]  # "    return (" is no Python
 
 
+def _mutants(body: str) -> list[str]:
+    """A right answer, one with its comparisons and sums turned round, one without its second half."""
+    turned = body.translate(str.maketrans("<>+-", "><-+"))
+    lines = body.split("\n")
+    return [body, turned, "\n".join(lines[: len(lines) // 2]) + "\n"]
+
+
+@pytest.fixture(scope="module")
+def human_evals() -> dict[str, list[bool]]:
+    """Its verdicts on the mutants of every eighth problem."""
+    problems = list(read_problems().items())[::8]
+    return {
+        name: [check_correctness(problem, text, 3.0)["passed"] for text in _mutants(problem["canonical_solution"])]
+        for name, problem in problems
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extraction", ["program", "verbatim"])
+def test_every_verdict_is_human_evals(extraction: str, human_evals: dict[str, list[bool]], tmp_path: Path):
+    texts = {name: _mutants(read_problems()[name]["canonical_solution"]) for name in human_evals}
+    config = humaneval.Config(name="humaneval", style="completion", num_samples=3)
+    scorer = humaneval.Scorer.model_validate({"name": "humaneval", "timeout_seconds": 3.0, "extraction": extraction})
+    _, items = humaneval.score(scorer, config, _answered(config, texts, tmp_path), tmp_path)
+    assert {item["id"]: [verdict == "passed" for verdict in item["verdicts"]] for item in items} == human_evals
+    assert {verdict for passed in human_evals.values() for verdict in passed} == {True, False}
+
+
 def test_k_above_the_number_of_samples_is_refused(tmp_path: Path):
     config = humaneval.Config(name="humaneval")
     with pytest.raises(UserError, match=r"at most benchmark\.num_samples = 1"):
