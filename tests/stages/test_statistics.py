@@ -187,6 +187,26 @@ def test_a_mean_of_groups_by_hand():
     assert compare_by_group([0, 1], [1, 1], ["a", "b"]).stderr is None
 
 
+def test_equal_models_are_seldom_told_apart_and_their_difference_is_covered():
+    """Two models that solve each of 80 problems with the same probability, right or wrong, or 4 samples each."""
+    import numpy as np
+
+    generator = np.random.default_rng(13)
+    false_alarms, missed = {"binary": 0, "sampled": 0}, {"binary": 0, "sampled": 0}
+    for _ in range(150):
+        chances = np.asarray(generator.beta(0.5, 0.5, 80))
+        for kind, num_samples in (("binary", 1), ("sampled", 4)):
+            solved = np.asarray(generator.binomial(num_samples, chances, size=(2, 80)))
+            found = compare_paired(*(solved / num_samples).tolist(), sampled=num_samples > 1)
+            low, high = ends(found.interval)
+            false_alarms[kind] += found.p_value < 0.05
+            missed[kind] += not low <= 0 <= high
+    # 7.5 of 150 are expected, 16 are three standard errors more; McNemar's exact test and its interval are careful
+    assert max(false_alarms.values()) <= 16
+    assert max(missed.values()) <= 16
+    assert false_alarms["sampled"] >= 1
+
+
 def test_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="got 1 and 2"):
         compare_paired([1], [1, 0])
