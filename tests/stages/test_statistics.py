@@ -197,7 +197,8 @@ def test_equal_models_are_seldom_told_apart_and_their_difference_is_covered():
         chances = np.asarray(generator.beta(0.5, 0.5, 80))
         for kind, num_samples in (("binary", 1), ("sampled", 4)):
             solved = np.asarray(generator.binomial(num_samples, chances, size=(2, 80)))
-            found = compare_paired(*(solved / num_samples).tolist(), sampled=num_samples > 1)
+            first, second = (solved / num_samples).tolist()
+            found = compare_paired(first, second, sampled=num_samples > 1)
             low, high = ends(found.interval)
             false_alarms[kind] += found.p_value < 0.05
             missed[kind] += not low <= 0 <= high
