@@ -8,13 +8,18 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from stages._sandbox.inside.plan import Limits
 from stages._sandbox.run import Server, Verdict
 from tests.sandbox import attacks
 
-LIMITS = Limits(cpu_seconds=1.0, wall_seconds=1.5, memory_bytes=512 * 1024**2, home_bytes=8 * 1024**2, num_processes=24)
+LIMITS = Limits(
+    cpu_seconds=5.0, wall_seconds=60.0, memory_bytes=512 * 1024**2, home_bytes=8 * 1024**2, num_processes=24
+)
+SHORT = replace(LIMITS, cpu_seconds=1.0, wall_seconds=1.5)
+"""For programs that have no end; others must come to theirs on a busy machine, too."""
 SECRET = "SANDBOX_TEST_SECRET"
 FOLDER = "SANDBOX_TEST_FOLDER"
 """Where the files are put, for a user who may write nowhere but in /tmp, which programs do not see at all."""
@@ -59,8 +64,8 @@ class Arena:
             pid=self.victim.pid,
         )
 
-    def run(self, server: Server, attack: str) -> Verdict:
-        return server.run(self.program(attack), LIMITS)
+    def run(self, server: Server, attack: str, limits: Limits = LIMITS) -> Verdict:
+        return server.run(self.program(attack), limits)
 
     def survivors(self) -> list[int]:
         """Living processes of attacks, told by their name."""

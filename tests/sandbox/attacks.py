@@ -158,5 +158,6 @@ GREEDY = {
         "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(10**6,), daemon=True).start()"
     ),
     "open files": "files = [open('/dev/null') for _ in range(10000)]",
-    "deep recursion": "import sys; sys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
 }
+TOGETHER = {"memory in many processes", "shared memory in many processes"}
+"""Each process stays within its own bound."""
