@@ -8,6 +8,7 @@ import ctypes
 import errno
 import struct
 from collections.abc import Iterable
+from functools import cache
 
 from stages._sandbox.inside.kernel import MACHINE, PR_SET_SECCOMP, check, libc
 
@@ -101,6 +102,7 @@ LOAD, EQUAL, AT_LEAST, BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # linux/bpf_
 KILL_PROCESS, ALLOW, ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
 NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = 0, 4, 16, 24  # offsets in struct seccomp_data
 
+INSTRUCTION_BYTES = 8
 Instruction = tuple[int, int, int, int]
 """Code, how far to jump where it is true, where it is not, operand."""
 DENY: Instruction = (RETURN, 0, 0, ERRNO | errno.EPERM)
@@ -114,12 +116,18 @@ def available() -> bool:
 
 def install(own_pid: int | None) -> None:
     """For this thread and all that it starts, for good. `own_pid`: deny what touches any process but this one."""
-    code = _filter(list(ARCHITECTURES).index(MACHINE), own_pid)
-    packed = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+    packed = program(own_pid)
     instructions = ctypes.create_string_buffer(packed, len(packed))
-    header = struct.pack("HxxxxxxQ", len(code), ctypes.addressof(instructions))
+    header = struct.pack("HxxxxxxQ", len(packed) // INSTRUCTION_BYTES, ctypes.addressof(instructions))
     mode_filter = ctypes.c_ulong(2)
     check(libc.prctl(PR_SET_SECCOMP, mode_filter, ctypes.create_string_buffer(header), 0, 0), "seccomp")
+
+
+@cache
+def program(own_pid: int | None) -> bytes:
+    """What `install` installs; the server makes it once for all its children."""
+    code = _filter(list(ARCHITECTURES).index(MACHINE), own_pid)
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 
 def _filter(column: int, own_pid: int | None) -> list[Instruction]:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from stages._sandbox.inside import kernel, supervisor
+from stages._sandbox.inside import kernel, seccomp, supervisor
 from stages._sandbox.inside.plan import Limits, Plan
 
 PRELOADED = "bisect collections copy datetime functools heapq itertools math operator re string typing".split()
@@ -29,6 +29,8 @@ def main() -> None:
     if not plan.namespaces:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    if plan.seccomp and plan.namespaces:
+        seccomp.program(None)
     gc.freeze()
     for line in orders:
         code, limits = json.loads(line)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NoReturn
 
 from pipeline.guard import descendants
@@ -23,6 +24,7 @@ NAMESPACES = (
 )
 READY = b"ready"
 MAX_CLAIM_BYTES = 4096
+MAX_DESCRIPTOR = 1024
 WATCH_SECONDS = 0.1
 STARTUP_SECONDS = 30.0
 """Before the program's own time begins, on a busy machine; after it the sandbox is taken to hang."""
@@ -113,12 +115,8 @@ def _keep_only(*descriptors: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(nowhere, standard)
-    for name in range(3, 64):
-        if name not in descriptors:
-            try:  # noqa: SIM105  contextlib would be left for programs to find
-                os.close(name)
-            except OSError:
-                pass
+    for below, above in pairwise([2, *sorted(descriptors), MAX_DESCRIPTOR]):
+        os.closerange(below + 1, above)
 
 
 def _first_process(plan: Plan, user: int, limits: Limits, inside: Callable[[], NoReturn], setup: Pipe) -> int:
