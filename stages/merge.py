@@ -3,7 +3,8 @@
 After full fine-tuning, the trained weights take the place of the base's. Where training saw a quantised base, the merge
 goes into the base as it was, and the metrics say what that changes on the probe texts.
 
-Writes the layout of prepare_model, template.json, and merge_report.json with what the verification found.
+Writes the layout of prepare_model with the chat template of the training, template.json, and merge_report.json with
+what the verification found.
 """
 
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from pipeline.artifact import Artifact
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 
-VERSION = 1
+VERSION = 2  # chat_template.jinja and stop tokens of the training
 
 
 class Config(StrictModel):

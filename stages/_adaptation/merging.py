@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +17,8 @@ from stages._adaptation import full, verification
 from stages._adaptation.probe import load_adapted, load_model
 from stages._adaptation.quantization import probe_losses, read_quantization
 from stages._adaptation.start import read_adapter
+from stages._data.chat_files import write_chat_files
+from stages._data.template import Template
 from stages._peft.load import load_factors
 from stages._weights.folder import copy_small_files, state_dtype
 from stages._weights.index import shard_files, stored_tensors
@@ -75,7 +76,9 @@ def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: R
     changes = read_changes(sources, adapter)
     dtype = getattr(torch, dtype_name) if dtype_name else _base_dtype(model_dir)
     writer = write_merged(model_dir, changes, dtype, out)
-    shutil.copyfile(trained_dir / "template.json", out / "template.json")
+    template = Template.load(trained_dir)
+    template.save(out.path)
+    write_chat_files(template, out.path)
     layers = verification.layer_errors(model_dir, out.path, changes)
     answers = verification.compare_answers(lambda: load_trained(sources, adapter), out.path)
     quantization = read_quantization(trained_dir)

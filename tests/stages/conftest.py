@@ -1,6 +1,5 @@
 """A tiny random Llama with its tokenizer, and tokens for it: small enough to build in every test session."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,8 @@ import pytest
 
 from pipeline.artifact import Artifact
 from pipeline.stage import Resources, Workspace
+from stages._data.prompts import Chat
+from tests.stages.templates import write_template
 
 NUMBERS = "one two three four five six seven eight nine ten"
 WORDS = f"the a {NUMBERS} apples pears has have buys sells how many left ? . +".split()
@@ -32,14 +33,12 @@ def tiny_model(tiny_model_dir: Path) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def tiny_tokens_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_tokens_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenize artifact: 40 training and 10 validation samples of 8 to 30 tokens."""
     folder = tmp_path_factory.mktemp("tiny_tokens")
     write_tokens(folder / "train.safetensors", num_samples=40, seed=0)
     write_tokens(folder / "validation.safetensors", num_samples=10, seed=1)
-    template = {"kind": "chat", "jinja": CHAT_TEMPLATE, "stop": ["<|im_end|>"], "add_bos": False}
-    (folder / "template.json").write_text(json.dumps(template))
-    return folder
+    return write_template(Chat(kind="chat"), tiny_model_dir, folder)
 
 
 @pytest.fixture

@@ -15,10 +15,13 @@ from stages import init_adapter, merge
 from stages._adaptation import merging, verification
 from stages._adaptation.probe import load_adapted, load_model
 from stages._adaptation.start import read_adapter
+from stages._data.prompts import Paper
+from stages._data.template import Template
 from stages._peft.load import load_factors
 from stages._weights.index import shard_files
 from stages.adapters.base import Factors
 from tests.stages.conftest import artifact, write_tiny_model
+from tests.stages.templates import write_template
 
 METHODS = [
     ("lora", {}),
@@ -43,7 +46,7 @@ def inputs(tmp_path: Path, model: Artifact, method: str, options: dict, resource
     tensors = load_file(init / "adapter_model.safetensors")
     moved = {name: t + 0.05 * torch.randn(t.shape, generator=generator) for name, t in sorted(tensors.items())}
     save_file(moved, trained / "adapter_model.safetensors")
-    (trained / "template.json").write_text("{}")
+    write_template(Paper(kind="paper"), model.path, trained)
     return merge.Inputs(model=model, init=artifact(init, "init_adapter"), trained=artifact(trained, "train"))
 
 
@@ -130,3 +133,16 @@ def test_adapters_of_different_matrices(tiny_model, tmp_path, workspace, resourc
     save_file({name: t for name, t in load_file(file).items() if "down_proj" not in name}, file)
     with pytest.raises(StepFailed, match="different matrices"):
         merge.run(merge.Config(), given, workspace, resources)
+
+
+def test_other_programs_chat_through_the_template_of_the_training(tiny_model, tmp_path, workspace, resources):
+    """The model came with a chat template; it was trained with the paper's prompt."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    merge.run(merge.Config(), inputs(tmp_path, tiny_model, "lora", {}, resources), workspace, resources)
+    template, tokenizer = Template.load(workspace.path), AutoTokenizer.from_pretrained(workspace.path)
+    messages = [{"role": "user", "content": "how many apples ?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids == template.encode_prompt(tokenizer, messages)
+    assert "### Instruction" in tokenizer.apply_chat_template(messages, tokenize=False)
+    assert GenerationConfig.from_pretrained(workspace.path).eos_token_id == list(template.stop_token_ids)

@@ -13,6 +13,7 @@ from pipeline.process import Process
 from pipeline.stage import Resources, Workspace
 from stages import generate, serve
 from stages._data.prompts import Chat
+from stages._serving.names import served_model_name
 from stages.benchmarks import mt_bench
 from tests.stages.conftest import artifact, write_tiny_model
 from tests.stages.templates import write_template
@@ -36,6 +37,62 @@ def test_the_server_is_local_and_named_after_its_weights(tiny_model: Artifact):
     assert command[command.index("--served-model-name") + 1] == serve.model_name(inputs)
     other = serve.Inputs(model=tiny_model.model_copy(update={"fingerprint": "1" * 64}))
     assert serve.model_name(other) != serve.model_name(inputs)
+
+
+def test_adapters_get_names_and_enough_rank(tiny_model: Artifact, tmp_path: Path):
+    adapters = {}
+    for number, rank in enumerate((8, 20)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(
+            json.dumps(
+                {"r": rank, "rank_pattern": {"^q_proj": rank + 1}, "target_modules": ["q_proj", f"a.{number}_proj"]}
+            )
+        )
+        adapters[f"track{number}"] = artifact(folder, "export_adapter", str(number) * 64)
+    inputs = serve.Inputs(model=tiny_model, adapters=adapters)
+    command = serve.command(CONFIG, inputs, Resources(), 40123)
+    assert command[command.index("--max-lora-rank") + 1] == "32"  # the next above 21 that vLLM accepts
+    assert command[command.index("--max-loras") + 1] == "2"
+    start = command.index("--lora-target-modules")
+    assert command[start : start + 4] == ["--lora-target-modules", "0_proj", "1_proj", "q_proj"]
+    modules = [json.loads(word) for word in command[command.index("--lora-modules") + 1 :][:2]]
+    assert [each["name"] for each in modules] == [served_model_name(each.fingerprint) for each in adapters.values()]
+    assert [each["path"] for each in modules] == [str(each.path) for each in adapters.values()]
+
+
+def test_the_accepted_ranks_are_vllms():
+    from typing import get_args
+
+    from vllm.config.lora import MaxLoRARanks
+
+    assert {*serve.LORA_RANKS} == {*get_args(MaxLoRARanks)} - {1}
+
+
+def test_further_words_do_not_repeat_the_pipelines():
+    config = serve.Config(extra_arguments=("--quantization", "fp8"))
+    assert config.numerics() != serve.Config().numerics()
+    with pytest.raises(ValueError, match="found --dtype, which the pipeline sets itself"):
+        serve.Config(extra_arguments=("--dtype=half",))
+
+
+def test_another_interpreter_serves(tiny_model: Artifact, tmp_path: Path):
+    config = CONFIG.model_copy(update={"python": tmp_path / "python"})
+    (line,) = serve.preflight(config, Resources(), {})
+    assert "found nothing at" in line
+    bare = tmp_path / "bare"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')  # an interpreter without site-packages
+    bare.chmod(0o755)
+    (line,) = serve.preflight(CONFIG.model_copy(update={"python": bare}), Resources(), {})
+    assert "has no vLLM" in line
+    same = tmp_path / "same"
+    same.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    same.chmod(0o755)
+    config = CONFIG.model_copy(update={"python": same})
+    assert serve.preflight(config, Resources(), {}) == []
+    inputs = serve.Inputs(model=tiny_model)
+    own = serve.command(CONFIG, inputs, Resources(), 40123)
+    assert serve.command(config, inputs, Resources(), 40123) == [str(same), *own[1:]]
 
 
 def test_it_stays_offline(tiny_model: Artifact):

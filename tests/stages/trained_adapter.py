@@ -11,10 +11,12 @@ from pipeline.stage import Resources, Workspace
 from stages import train
 from stages._adaptation.merging import Sources
 from stages._adaptation.start import start_one, targeted_weights, write_description
+from stages._data.prompts import Chat
 from stages._peft.load import save_factors
 from stages._weights.matrix import FileMatrix
 from stages.adapters import methods
 from tests.stages.conftest import artifact
+from tests.stages.templates import write_template
 
 NEEDED = {"adalora": {"target_rank": 2}, "relora": {"restart_every": 10}}
 """Options that methods have no default for."""
@@ -43,7 +45,7 @@ def trained(model: Artifact, tmp_path: Path, method: str, nudge: float = 0.05, *
     tensors = load_file(init / "adapter_model.safetensors")
     moved = {name: t + nudge * torch.randn(t.shape, generator=generator) for name, t in sorted(tensors.items())}
     save_file(moved, result / "adapter_model.safetensors")
-    (result / "template.json").write_text("{}")
+    write_template(Chat(kind="chat"), model.path, result)
     return Sources(model.path, init, result)
 
 
