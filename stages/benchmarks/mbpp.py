@@ -97,7 +97,10 @@ def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -
     def extract(text: str, request: Request) -> str | None:
         return text if scorer.extraction == "verbatim" else extract_program(text, wanted_names(request))
 
-    return score_programs("mbpp", scorer, config.num_samples, answered, extract, check_program, _note(config, answered))
+    source = config.problems.name if config.problems else f"{HUB_NAME}@{HUB_REVISION}"
+    details = {"source": source, "style": config.style, "split": config.split, "extraction": scorer.extraction}
+    note = _note(config, answered)
+    return score_programs("mbpp", scorer, config.num_samples, answered, extract, check_program, note, details)
 
 
 def check_program(request: Request, code: str) -> str:

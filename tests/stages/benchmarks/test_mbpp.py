@@ -3,6 +3,9 @@
 import ast
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +224,51 @@ def test_every_canonical_solution_of_the_test_split_passes_in_the_sandbox(tmp_pa
     assert [item["id"] for item in items if item["verdicts"] != ["passed"]] == []
     assert (scores.metrics["pass@1"].value, scores.metrics["pass@1"].n) == (1.0, 500)
     assert (scores.counts["timeout"], scores.counts["unparsable"]) == (0, 0)
+    shown = {name: scores.details[name] for name in ("source", "style", "split", "extraction")}
+    assert shown == {"source": "mbpp.jsonl", "style": "zero_shot", "split": "test", "extraction": "program"}
+
+
+ASK = """
+import json
+from pathlib import Path
+from stages.benchmarks import mbpp
+config = mbpp.Config(name="mbpp", style="few_shot", split="all")
+assert mbpp.problems(config) == [], mbpp.problems(config)
+print(json.dumps([each.model_dump(mode="json") for each in mbpp.requests(config, None, Path())]))
+"""
+
+
+@pytest.mark.slow
+def test_the_hubs_files_are_asked_as_the_mirrors(tmp_path: Path):
+    """The pinned data set as its card lays it out, read offline from the hub's cache."""
+    _lay_out(tmp_path / "hub", list(map(json.loads, shared_data("mbpp/mbpp.jsonl").read_text().splitlines())))
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    asked = subprocess.run(
+        [sys.executable, "-c", ASK], cwd=Path(__file__).parents[3], env=environment, capture_output=True, text=True
+    )
+    assert asked.returncode == 0, asked.stderr
+    config = mbpp.on_mirror(mbpp.Config(name="mbpp", style="few_shot", split="all"), shared_data())
+    expected = [each.model_dump(mode="json") for each in mbpp.requests(config, None, tmp_path)]
+    assert json.loads(asked.stdout) == expected
+
+
+def _lay_out(cache: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    repository = cache / f"datasets--{mbpp.HUB_NAME.replace('/', '--')}"
+    folder = repository / "snapshots" / mbpp.HUB_REVISION / "full"
+    folder.mkdir(parents=True)
+    schema = pyarrow.Table.from_pylist(rows).schema  # of all: in some split a list is always empty
+    files: dict[str, Any] = {}
+    card = ["---", "configs:", "- config_name: full", "  data_files:"]
+    for split in mbpp.HUB_SPLITS:
+        part = [row for row in rows if row["task_id"] in mbpp.TASK_IDS[split]]
+        name = f"{split}-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(part, schema), folder / name)
+        files[f"full/{name}"] = {}
+        card += [f"  - split: {split}", f"    path: full/{split}-*"]
+    (folder.parent / "README.md").write_text("\n".join([*card, "---", ""]))
+    (repository / "trees").mkdir()
+    tree = {"files": {**files, "README.md": {}}}
+    (repository / "trees" / f"{mbpp.HUB_REVISION}.json").write_text(json.dumps(tree))
