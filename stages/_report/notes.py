@@ -47,6 +47,9 @@ def _benchmark_notes(results: Results) -> Iterator[str]:
         num_items = min(len(each.items) for each in evaluations)
         if meaningful and num_items < FEW_ITEMS:
             yield f"{benchmark}: {show.items(num_items)} only; the intervals say how little that settles."
+        for missing in dict.fromkeys(tuple(each.details.get("not_enforced") or ()) for each in evaluations):
+            if missing:
+                yield f"{benchmark}: the machine that ran the programs could not enforce {', '.join(missing)}."
         for each in evaluations:
             yield from _answer_notes(each)
             if each.primary not in {score.metric for score in each.scores}:

@@ -246,15 +246,17 @@ def test_a_mean_of_tasks_is_compared_with_every_task_weighing_alike(synthetic):
 
 
 def test_isolation_versions_and_long_settings_are_shown(synthetic, tmp_path):
-    details = {"isolation": "namespaces", "task_hash": "ab" * 32, "tasks": {"one": {"version": 7}}}
+    details = {"isolation": "namespaces", "task_hash": "ab" * 32, "tasks": {"one": {"version": 7}},
+               "not_enforced": ["no network", "memory"], "num_samples": 10}  # fmt: skip
     read = [answers(synthetic, "small", "humaneval", num_samples=10, data={})]
-    synthetic.add_score("small", "humaneval", items([0, 1]), read, details={**details, "num_samples": 10})
-    page, _ = write(synthetic, tmp_path / "out", ("small",))
+    synthetic.add_score("small", "humaneval", items([0, 1]), read, details=details)
+    page, summary = write(synthetic, tmp_path / "out", ("small",))
     said = page[page.index('id="evaluation"') : page.index('id="plan"')]
     assert "namespaces" in said
     assert "<dd>abababababab</dd>" in said
     assert said.count("num samples") == 1
     assert "more settings" in said
+    assert "humaneval: the machine that ran the programs could not enforce no network, memory." in summary
 
 
 def test_only_so_many_items_are_embedded_those_that_changed_first(synthetic):
