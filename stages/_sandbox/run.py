@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
 
+from pipeline.errors import StepFailed
 from pipeline.guard import guarded
 from stages._sandbox.inside import landlock, seccomp, server
 from stages._sandbox.inside.plan import Limits, Plan, unused_user
@@ -30,13 +31,13 @@ BOOT = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {server.__name__} i
 PATIENCE_SECONDS = 60.0
 """On top of a program's real time, for a busy machine; after it the server itself is taken to hang."""
 DEFAULT_LIMITS = Limits()
-PROBE = "import os, colorsys\nfor path in {paths}: os.listdir(path)\nopen('note', 'w').write('x')"
+PROBE = "import os, colorsys\nfor path in {paths}: os.listdir(path)\nopen(os.environ['HOME'] + '/note', 'w').write('x')"
 
 Mode = Literal["namespaces", "limits only"]
 Key = TypeVar("Key")
 
 
-class SandboxError(RuntimeError):
+class SandboxError(StepFailed):
     """The sandbox itself does not work; no verdict about a program."""
 
 
@@ -217,9 +218,7 @@ def plans(namespaces: bool = True) -> list[Plan]:
     )
     limited = [replace(base, own_user=True), replace(base, own_user=True, read_everything=True)] if users else []
     limited.append(base)
-    isolated = [replace(each, namespaces=True, landlock=False) for each in limited if each.own_user == users]
-    if not users:
-        isolated = [replace(each, user_namespace=True) for each in isolated]
+    isolated = [replace(each, namespaces=True, landlock=False, user_namespace=not each.own_user) for each in limited]
     return [*(isolated if namespaces and seccomp.available() else []), *limited]
 
 

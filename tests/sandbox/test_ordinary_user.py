@@ -1,6 +1,7 @@
 """Root and an ordinary user are cut off in different ways, so root runs the attacks once more as nobody."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from tests.sandbox.arena import FOLDER
 
 ROOT = Path(__file__).parents[2]
+FILES = ("tests/sandbox/test_attacks.py", "tests/sandbox/test_promises.py")
+NOT_OF_ROOT = "not of_root and not root_without"
 NOBODY = 65534
 SHOW = """
 set -e
@@ -39,7 +42,7 @@ def workplace() -> Iterator[Path]:
 def command_as_nobody(command: list[str], staging: Path) -> list[str]:
     shown = sorted({str(Path(path).resolve()) for path in (sys.prefix, sys.base_prefix)} | {sys.prefix})
     covered = {private for path in shown if (private := _first_private(Path(path)))}
-    drop = f"exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --inh-caps=-all -- {' '.join(command)}"
+    drop = f"exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --inh-caps=-all -- {shlex.join(command)}"
     settings = f"STAGING={staging}\nCOVERED='{' '.join(covered)}'\n"
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", settings + SHOW + drop, "sh", *shown]
 
@@ -51,7 +54,7 @@ def _first_private(path: Path) -> str | None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs the attacks directly")
 def test_the_attacks_as_an_ordinary_user(workplace: Path):
-    command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/sandbox/test_attacks.py"]
+    command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES, "-k", NOT_OF_ROOT]
     environment = {"PATH": os.environ["PATH"], "HOME": str(workplace / "home"), FOLDER: str(workplace)}
     result = subprocess.run(
         command_as_nobody(command, workplace / "home"), cwd=workplace, env=environment, capture_output=True, text=True

@@ -101,7 +101,7 @@ def test_a_dead_server_is_replaced_and_its_program_failed(which: int):
 def test_what_is_not_enforced_is_said():
     strong, weak = Plan(namespaces=True, own_user=True), Plan(namespaces=False)
     assert strong.missing(is_root=True) == ()
-    assert "number of processes" in weak.missing(is_root=True)
+    assert "number of processes (watched, not bound)" in weak.missing(is_root=True)
     assert {"no network", "read-only files"} < set(weak.missing(is_root=False))
     assert weak.missing(is_root=False)[-1].startswith("size of the home")
 

@@ -41,7 +41,8 @@ class Plan:
             "other processes out of reach": not self.namespaces and not self.own_user and not self.seccomp,
             "environments of other processes unreadable": not (self.namespaces or self.own_user or self.landlock),
             "read-only files": not self.namespaces and not self.landlock,
-            "number of processes": is_root and not self.own_user,
+            "files of root unreadable": self.read_everything,
+            "number of processes (watched, not bound)": is_root and not self.own_user,
             "size of the home (watched, not bound)": not self.namespaces,
         }
         return tuple(what for what, is_missing in lacks.items() if is_missing)

@@ -34,7 +34,10 @@ def main() -> None:
     gc.freeze()
     for line in orders:
         code, limits = json.loads(line)
-        reply = supervisor.run(plan, code, Limits(**limits))
+        try:
+            reply = supervisor.run(plan, code, Limits(**limits))
+        except OSError as error:
+            reply = {"status": "broken", "detail": str(error)}
         os.write(1, json.dumps(reply).encode() + b"\n")
 
 

@@ -185,7 +185,7 @@ def _processes_of(user: int) -> int:
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             if os.stat(f"/proc/{name}").st_uid == user:
-                count += len(os.listdir(f"/proc/{name}/task"))
+                count += _threads(int(name))
         except OSError:
             continue
     return count
@@ -211,11 +211,21 @@ def _watch(plan: Plan, first: int, limits: Limits, end: float, home: str, user: 
 def _excess(plan: Plan, limits: Limits, home: str, late: bool) -> str:
     if late:
         return "timeout"
-    if sum(map(_resident_bytes, descendants(os.getpid()))) > limits.memory_bytes:
+    alive = descendants(os.getpid())
+    if sum(map(_threads, alive)) > limits.num_processes + 1:  # the first process of a namespace is ours
+        return "it started more processes than allowed"
+    if sum(map(_resident_bytes, alive)) > limits.memory_bytes:
         return "its processes together took more memory than allowed"
     if not plan.namespaces and _is_larger(home, limits.home_bytes):
         return "its home took more space than allowed"
     return ""
+
+
+def _threads(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:  # it has ended
+        return 0
 
 
 def _resident_bytes(pid: int) -> int:
