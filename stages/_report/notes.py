@@ -1,6 +1,6 @@
 """Plain statements of what the numbers can and cannot show, derived from the steps and scores themselves."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from stages._report import format as show
 from stages._report.read import Step
@@ -23,14 +23,15 @@ WHAT_WENT_WRONG = {  # a judge's replies that cannot be read are no answers
 
 def write_notes(steps: Mapping[str, Step], results: Results) -> list[str]:
     """One sentence each, the most general first."""
-    return [*_model_notes(steps), *_benchmark_notes(results)]
+    return [*_model_notes(steps, results.models), *_benchmark_notes(results)]
 
 
-def _model_notes(steps: Mapping[str, Step]) -> Iterator[str]:
-    for step in steps.values():
-        num_parameters = step.metrics.get("num_parameters")
-        if step.stage == "prepare_model" and isinstance(num_parameters, int) and num_parameters < SMALL_MODEL:
-            owner = step.name.rpartition("/")[0]
+def _model_notes(steps: Mapping[str, Step], models: Sequence[str]) -> Iterator[str]:
+    """Of the base model and of those evaluated as they are; a judge is neither."""
+    for name in ("prepare_model", *(f"{model}/prepare_model" for model in models)):
+        num_parameters = steps[name].metrics.get("num_parameters") if name in steps else None
+        if isinstance(num_parameters, int) and num_parameters < SMALL_MODEL:
+            owner = name.rpartition("/")[0]
             yield (
                 f"{owner or 'The base model'} has {show.count(num_parameters)} parameters. Results at this size show "
                 "that the method and the pipeline work; they do not say how large models would do."

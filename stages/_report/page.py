@@ -40,7 +40,7 @@ def write_page(title: str, description: str, notes: Sequence[str], steps: Mappin
         notes=notes,
         steps=list(steps.values()),
         **_results(steps, results),
-        facts=sections.facts(steps),
+        facts=sections.facts(steps, results.models),
         of_key=show.of_key,
         graph=draw(steps),
         node_size=(NODE_WIDTH, NODE_HEIGHT),

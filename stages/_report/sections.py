@@ -1,6 +1,6 @@
 """What each section of the page shows, taken from the steps; a section without data is empty and left out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +36,12 @@ class Cost:
     memory_share: float
 
 
-def facts(steps: Steps) -> list[tuple[str, str]]:
+def facts(steps: Steps, models: Sequence[str]) -> list[tuple[str, str]]:
     """The run in a few numbers, those that its steps report."""
     durations = [step.duration_seconds for step in steps.values() if step.duration_seconds is not None]
     peaks = [step.peak_memory_bytes for step in steps.values() if step.peak_memory_bytes is not None]
     found = [
-        (_whose(steps), _join(_metrics(steps, "prepare_model", "num_parameters"), show.count, " parameters")),
+        _parameters(steps, models),
         ("method", _join(_metrics(steps, "init_adapter", "method"), str)),
         ("rank", _join(_metrics(steps, "init_adapter", "rank"), str)),
         ("trained parameters", _join(_metrics(steps, "train", "trainable_parameters"), show.count)),
@@ -100,9 +100,12 @@ def provenance(steps: Steps) -> dict[str, list[tuple[Any, list[str]]]]:
     return found
 
 
-def _whose(steps: Steps) -> str:
-    """A recipe that trains has one base model; one that only evaluates has models."""
-    return "base model" if "prepare_model" in steps else "models"
+def _parameters(steps: Steps, models: Sequence[str]) -> tuple[str, str]:
+    """Of the base model; where there is none, of those that are evaluated as they are. A judge is neither."""
+    names = ["prepare_model"] if "prepare_model" in steps else [f"{model}/prepare_model" for model in models]
+    found = {name: step for name in names if (step := steps.get(name))}
+    label = "base model" if "prepare_model" in steps else "models"
+    return label, _join(_metrics(found, "prepare_model", "num_parameters"), show.count, " parameters")
 
 
 def _metrics(steps: Steps, stage: str, key: str) -> list[Any]:

@@ -76,6 +76,15 @@ def test_models_and_endpoints_are_named_and_compared_without_any_training(synthe
     assert "gsm8k, hosted against small: 3 items better (item-0, item-1, item-3), 0 worse, 1 the same" in summary
     assert "small has 135 million parameters" in summary
     assert "other has" not in summary
+    assert "<dt>models</dt><dd>135 million parameters, 7 billion parameters</dd>" in page
+
+
+def test_a_judges_size_says_nothing_about_the_models(synthetic, tmp_path):
+    synthetic.add("judge/mt_bench/prepare_model", num_parameters=10_000_000)
+    synthetic.add_score("small", "gsm8k", items([0, 1]), [answers(synthetic, "small", "gsm8k")])
+    page, summary = write(synthetic, tmp_path / "out", ("small",))
+    assert "10 million" not in summary
+    assert "<dt>models</dt><dd>135 million parameters</dd>" in page
 
 
 def test_how_models_are_asked_may_differ_but_not_what(synthetic):
