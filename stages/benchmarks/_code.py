@@ -69,9 +69,12 @@ def global_names(code: str) -> list[str]:
 
 
 def _plain(answer: str) -> str:
-    """With \\n at line ends, and without the thoughts before an answer: they hold drafts of the code."""
+    """With \\n at line ends, and without the thoughts before an answer: they hold drafts of the code.
+
+    What no source may hold, null bytes and lone surrogates, is replaced.
+    """
     _, _, said = answer.rpartition(THOUGHT_END)
-    text = said if said.strip() else answer
+    text = (said if said.strip() else answer).encode(errors="replace").decode()
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
 
 

@@ -67,8 +67,8 @@ def valid_start(lines: Sequence[str]) -> tuple[int, list[ast.stmt]]:
             return end, ast.parse("\n".join(lines[:end]), FILE).body
         except SyntaxError as error:
             end = min(end, error.lineno or end) - 1
-        except (ValueError, RecursionError, MemoryError):  # lone surrogates; nesting that is too deep
-            end -= 1
+        except (RecursionError, MemoryError):  # nested too deeply for any compiler: what is left of it is of no use
+            end //= 2
     return 0, []
 
 

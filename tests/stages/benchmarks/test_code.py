@@ -228,8 +228,16 @@ def _tried(lines: list[str]) -> int:
     return 0
 
 
-def test_long_answers_take_no_time():
-    """A model that repeats itself to the end: 4,000 lines, most of which could begin a piece of code."""
-    lines = ["x = (1 +", "def double(x:", "import this is prose", "    return 2 * x"]
-    answer = "\n".join(lines * 1000)
-    assert extract_program(answer, ["double"]) is None
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("x = (1 +\ndef double(x:\nimport this is prose\n    return 2 * x\n" * 1000, False),
+        (f"def double(x):\n    return {'(' * 3000}x{')' * 3000}", False),
+        (f"def double(x):\n    return {'-' * 30_000}x", False),
+        ("def double(x):\n    if x: return 1\n" + "    elif x: return 2\n" * 3000, True),
+    ],
+    ids=["starts of code", "parentheses", "signs", "branches"],
+)
+def test_a_model_that_repeats_itself_to_the_end(answer: str, found: bool):
+    assert (extract_program(answer, ["double"]) is not None) == found
