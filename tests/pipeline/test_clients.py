@@ -70,7 +70,7 @@ def test_a_failure_stops_the_others_so_that_they_resume(recipe, pipeline, tmp_pa
     assert metrics(tmp_path / "store")["good"]["num_asked"] == 60 - num_known
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_or_killed_in_the_middle_nothing_is_left_and_nothing_asked_twice(
     number, recipe, pipeline, command, tmp_path
 ):

@@ -39,6 +39,7 @@ def test_it_is_started_again_and_asked_what_is_unanswered(mode, trouble, recipe,
     assert_nothing_is_left(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "trouble"), [("die", "ended with exit code 3"), ("hang", "hangs: for")])
 def test_the_second_time_the_run_fails_with_the_end_of_the_log(asked, trouble, recipe, pipeline, tmp_path):
     path = recipe(three_questions(f"mode: {asked}s, num_answers: 2"))
@@ -54,6 +55,7 @@ def test_the_second_time_the_run_fails_with_the_end_of_the_log(asked, trouble, r
     assert 2 <= num_answers(store) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_signal_from_outside_is_noticed_within_seconds(number, recipe, command, tmp_path):
     store = tmp_path / "store"
@@ -66,13 +68,14 @@ def test_a_signal_from_outside_is_noticed_within_seconds(number, recipe, command
     os.kill(pid, number)
     sent = time.monotonic()
     _wait_for(lambda: len(starts(store)) == 2)
-    assert time.monotonic() - sent < 10.0
+    assert time.monotonic() - sent < 15.0
     assert process.wait(timeout=60) == 0
     asked = sum(answer["num_asked"] for answer in metrics(store).values())
     assert num_answers(store) == 120 and asked <= 120 - num_known
     assert_nothing_is_left(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer_seconds", "pause_seconds"), [(2.0, 0.0), (0.0, 2.0)])
 def test_neither_slow_work_nor_idleness_is_a_hang(answer_seconds, pause_seconds, recipe, pipeline, tmp_path):
     settings = f"hang_timeout_seconds: 0.8, num_answers: 99, answer_seconds: {answer_seconds}"
