@@ -41,6 +41,7 @@ class Gguf(StrictModel):
     """A glob inside the package's folder that matches exactly one file."""
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
 Source = Annotated[Hub | Local | Gguf, Field(discriminator="kind")]
 
 
@@ -48,7 +49,7 @@ class Config(StrictModel):
     """Which model, in which dtype."""
 
     source: Source
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     num_parameters: Annotated[int, Field(gt=0)] | None = None
     """Stated so that memory and disk can be judged before the model can be reached; checked when it is there."""
 

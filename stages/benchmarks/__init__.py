@@ -51,3 +51,9 @@ def preflight(record: StrictModel) -> list[str]:
     """Why a benchmark's own problems cannot be had here and now; one line each."""
     problems = getattr(benchmark_module(record), "problems", None)
     return problems(record) if problems else []
+
+
+def on_mirror[Record: StrictModel](record: Record, mirror: Path) -> Record:
+    """A benchmark's Config with the files of a mirror folder in place of the hub's, where it has them."""
+    mirrored: Record = benchmark_module(record).on_mirror(record, mirror)
+    return mirrored
