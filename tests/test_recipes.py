@@ -26,11 +26,16 @@ def test_it_plans_offline_and_its_name_is_its_files(path: Path):
 def test_the_readmes_example_is_a_recipe(tmp_path: Path):
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "example.yaml").write_text(block)
-    assert recipe.load(tmp_path / "example.yaml", Recipe, []).train.zero_stage == 2
+    train = recipe.load(tmp_path / "example.yaml", Recipe, []).train
+    assert train
+    assert train.zero_stage == 2
 
 
 def test_the_papers_settings_are_the_papers():
     loaded = recipe.load(ROOT / "recipes" / "llama2_nlora.yaml", Recipe, [])
+    assert loaded.model
+    assert loaded.init
+    assert loaded.train
     train, adapter = loaded.train, loaded.init.adapter
     assert isinstance(adapter, AdapterConfig)
     assert (train.learning_rate, train.schedule, train.warmup_ratio, train.weight_decay) == (2e-4, "cosine", 0.03, 0.0)

@@ -148,8 +148,9 @@ def _judgments(asked_round: Round, answers: dict[str, Step], recipe: Recipe) -> 
     if judge is None:
         return {}
     opponent = _opponent(asked_round, judge, recipe)
+    others = answers[opponent] if opponent else None
     return {
-        who.name: _judge(asked_round.name, judge, who, answers[who.name], opponent and answers[opponent], recipe)
+        who.name: _judge(asked_round.name, judge, who, answers[who.name], others, recipe)
         for who in asked_round.respondents
         if who.name != opponent
     }
@@ -166,7 +167,7 @@ def _judge(
     return Step(
         "judge",
         judge.settings(by.serve),
-        {"answers": answers, "opponent": opponent or None, "model": by.model, "adapter": by.adapter},
+        {"answers": answers, "opponent": opponent, "model": by.model, "adapter": by.adapter},
         name=f"{judged.name}/{benchmark}/judge",
         service=by.service(recipe.resources),
         resources=recipe.resources,

@@ -104,7 +104,7 @@ class Track(StrictModel):
 
 
 class Recipe(StrictModel):
-    """A recipe trains (`tracks`, with `model`, `init` and `train`), evaluates models as they are (`models`), or both."""
+    """Trains (`tracks`, with `model`, `init` and `train`), evaluates models as they are (`models`), or both."""
 
     name: Name
     description: str = ""
@@ -173,7 +173,7 @@ class Recipe(StrictModel):
         clashes = [name for name in (BASE,) if name in self.tracks or name in self.models]
         clashes += sorted(self.tracks.keys() & self.models.keys())
         if clashes:
-            raise ValueError(f"found several models named {clashes[0]!r} (the untouched `model` is {BASE!r}); rename one")
+            raise ValueError(f"found several models named {clashes[0]!r} (`model` itself is {BASE!r}); rename one")
         unknown = {self.baseline or "", *_opponents(self)} - {"", *self.model_names()}
         if unknown:
             known = ", ".join(self.model_names())

@@ -4,11 +4,14 @@
     Scorer      how answers become scores: changing it never asks the model again
     requests(config, data_dir, cache_dir) -> list[Request]
     score(scorer, config, answered, cache_dir) -> (Scores, items)
+    problems(config) -> list[str]                    optional: why its own problems cannot be had here and now
+    on_mirror(config, mirror) -> Config              optional: the same from a mirror folder instead of the hub
 
 A new benchmark is one file here and its name in the two unions below. Importing one loads nothing heavy.
 """
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
@@ -53,7 +56,7 @@ def preflight(record: StrictModel) -> list[str]:
     return problems(record) if problems else []
 
 
-def on_mirror[Record: StrictModel](record: Record, mirror: Path) -> Record:
+def on_mirror(record: StrictModel, mirror: Path) -> StrictModel:
     """A benchmark's Config with the files of a mirror folder in place of the hub's, where it has them."""
-    mirrored: Record = benchmark_module(record).on_mirror(record, mirror)
-    return mirrored
+    instead = getattr(benchmark_module(record), "on_mirror", None)
+    return instead(record, mirror) if instead else record
