@@ -83,6 +83,34 @@ def test_other_processes_of_the_user_leave_a_program_its_own(mode: str):
     assert verdict.passed, verdict.detail
 
 
+OLD_KERNEL = """
+import errno, sys
+from stages._sandbox.inside import kernel, seccomp
+from stages._sandbox.run import isolation, run_python
+missing = [(seccomp.LOAD, 0, 0, 0), (seccomp.EQUAL, 0, 1, kernel.SYS_MOUNT_SETATTR),
+           (seccomp.RETURN, 0, 0, seccomp.ERRNO | errno.ENOSYS), seccomp.PERMIT]
+kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+seccomp.apply(seccomp.pack(missing))
+for place in ("/usr", "/", "/dev/shm", sys.prefix, {outside!r}):
+    verdict = run_python(f"import os; os.chdir({{place!r}}); open('x', 'w')")
+    print(verdict.status, verdict.isolation, verdict.detail.split("]")[0])
+print(run_python("import os; assert os.path.exists({outside!r}); open('x', 'w')").status)
+"""
+
+
+def test_an_older_kernel_makes_it_read_only_as_well(arena: Arena):
+    expected = "namespaces" if choose(plans()).namespaces else "limits only"
+    if expected == "limits only":
+        pytest.skip("this machine offers no namespaces")
+    code = OLD_KERNEL.format(outside=str(arena.outside))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    *attempts, last = result.stdout.splitlines()
+    assert last == "passed", result.stderr
+    for attempt in attempts:
+        assert attempt.startswith(("failed namespaces OSError: [Errno 30", "failed namespaces FileNotFoundError"))
+    assert len(attempts) == 5 and sum("Errno 30" in attempt for attempt in attempts) >= 4
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="about root in a container")
 @pytest.mark.parametrize("dropped", ["-sys_admin", "-all"])
 def test_root_without_its_powers_still_finds_a_way(dropped: str):

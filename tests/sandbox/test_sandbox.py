@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +99,26 @@ def test_a_dead_server_is_replaced_and_its_program_failed(which: int):
         threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
         assert server.run("import time; time.sleep(3)", LIMITS).status == "failed"
         assert server.run("x = 1", LIMITS).passed
+
+
+@pytest.mark.parametrize("mode", ["namespaces", "limits only"])
+def test_nothing_outlives_a_starter_that_is_killed(mode: str):
+    plan_of(mode)
+    code = (
+        "from stages._sandbox.run import *\nfrom stages._sandbox.inside.plan import Limits\n"
+        f"plan = choose(plan for plan in plans() if plan.namespaces == {mode == 'namespaces'})\n"
+        "with Server(plan) as server: print('started', flush=True); server.run('import time; time.sleep(99)', Limits())"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as starter:
+        assert starter.stdout and starter.stdout.readline() == b"started\n"
+        below = set[int]()
+        while len(below) < 3:  # guard, server, program
+            below |= set(descendants(starter.pid))
+        starter.kill()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in below):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_what_is_not_enforced_is_said():

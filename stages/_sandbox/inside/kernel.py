@@ -1,6 +1,7 @@
 """The Linux calls that Python has no names for. Every one raises OSError."""
 
 import ctypes
+import errno
 import os
 import signal
 
@@ -17,6 +18,14 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVA
     16384,
     1 << 18,
 )  # linux/mount.h
+MOUNT_OPTIONS = {
+    "nodev": MS_NODEV,
+    "noexec": MS_NOEXEC,
+    "noatime": 1024,
+    "nodiratime": 2048,
+    "relatime": 1 << 21,
+}
+"""As /proc/self/mountinfo names them."""
 MNT_DETACH = 2
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = 1, 2
@@ -66,11 +75,34 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
     check(libc.mount(*encoded, ctypes.c_ulong(flags), options.encode() or None), target)
 
 
-def make_read_only(path: str) -> None:
-    """This mount and all below it, and without effect of set-user-id files (Linux 5.12)."""
+def make_read_only() -> None:
+    """All mounts, and without effect of set-user-id files."""
+    try:
+        _set_read_only()
+    except OSError as error:
+        if error.errno != errno.ENOSYS:  # before Linux 5.12
+            raise
+        _remount_read_only()
+
+
+def _set_read_only() -> None:
     attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    system_call(SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(path), AT_RECURSIVE, attributes, size)
+    system_call(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, size)
+
+
+def _remount_read_only() -> None:
+    """One mount after the other; what is already set must be set again, since the kernel may not let it be undone."""
+    with open("/proc/self/mountinfo") as file:
+        mounts = [line.split() for line in file]
+    for fields in mounts:
+        point, options = fields[4].encode().decode("unicode_escape"), fields[5].split(",")
+        kept = sum(MOUNT_OPTIONS.get(option, 0) for option in options)
+        try:
+            mount(None, point, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | kept)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL):  # no mount there: another covers it
+                raise
 
 
 def change_root(path: str) -> None:

@@ -116,7 +116,11 @@ def available() -> bool:
 
 def install(own_pid: int | None) -> None:
     """For this thread and all that it starts, for good. `own_pid`: deny what touches any process but this one."""
-    packed = program(own_pid)
+    apply(program(own_pid))
+
+
+def apply(packed: bytes) -> None:
+    """Any filter, as packed instructions."""
     instructions = ctypes.create_string_buffer(packed, len(packed))
     header = struct.pack("HxxxxxxQ", len(packed) // INSTRUCTION_BYTES, ctypes.addressof(instructions))
     mode_filter = ctypes.c_ulong(2)
@@ -126,7 +130,11 @@ def install(own_pid: int | None) -> None:
 @cache
 def program(own_pid: int | None) -> bytes:
     """What `install` installs; the server makes it once for all its children."""
-    code = _filter(list(ARCHITECTURES).index(MACHINE), own_pid)
+    return pack(_filter(list(ARCHITECTURES).index(MACHINE), own_pid))
+
+
+def pack(code: Iterable[Instruction]) -> bytes:
+    """As the kernel reads them (struct sock_filter)."""
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 

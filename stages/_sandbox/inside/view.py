@@ -46,7 +46,7 @@ def enter(root: str, owner: int, home_bytes: int, shown: list[str], hidden: list
     os.makedirs(root + HOME)
     _processes(root)
     change_root(root)
-    make_read_only("/")
+    make_read_only()
     options = f"size={home_bytes},nr_inodes={MAX_FILES},mode=700,uid={owner},gid={owner}"
     mount("tmpfs", HOME, "tmpfs", MS_NOSUID | MS_NODEV, options)
     os.chdir(HOME)
