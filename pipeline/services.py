@@ -11,7 +11,7 @@ A service is a stage-like module `stages.<name>` with `Config`, `Inputs` and
 
 It is ready when GET /v1/models names the expected model, so another job's server on the port is never taken for ours.
 `pulse` may raise OSError or ValueError when the server does not answer; `config.hang_timeout_seconds` says how long it
-may stay as it is. Without it only the server's end is noticed.
+may stay as it is. Without `pulse` only the server's end is noticed.
 Server and clients get a key of their own in the environment variable PIPELINE_SERVER_KEY, never on a command line.
 """
 
@@ -120,9 +120,7 @@ class Server:
         code = self.process.poll(patience_seconds)
         if code is not None:
             return f"ended with exit code {code}"
-        if self._watch and self._watch.hangs:
-            return f"hangs: for {self._watch.silent_seconds:.0f} s it did not get on with its work"
-        return None
+        return self._watch.trouble() if self._watch else None
 
     def stop(self, grace_seconds: float = 10.0) -> None:
         """Stop it and all its processes."""
