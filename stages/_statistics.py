@@ -68,11 +68,11 @@ def wilson_interval(successes: int, n: int) -> Interval:
 
 
 def student_interval(values: Sequence[float]) -> Interval | None:
-    """Student's t interval of a mean; None for fewer than two values."""
+    """Student's t interval of a mean; None for fewer than two values, and for equal ones, which tell of no spread."""
     from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
     stderr = standard_error(values)
-    if stderr is None:
+    if not stderr:
         return None
     half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * stderr
     return Interval(fmean(values) - half, fmean(values) + half, "Student t")
@@ -87,7 +87,7 @@ def normal_interval(value: float, stderr: float | None) -> Interval | None:
 
 
 def bootstrap_interval(values: Sequence[float]) -> Interval | None:
-    """BCa bootstrap of a mean over problems, which are resampled whole; None for fewer than two.
+    """BCa bootstrap of a mean over problems, which are resampled whole; None for fewer than two, and for equal ones.
 
     `values` has one number a problem, such as the mean over its samples. BCa (Efron 1987, "Better bootstrap confidence
     intervals"), since rates of success are skewed where a model solves few problems, and the plain percentiles are then
@@ -95,14 +95,12 @@ def bootstrap_interval(values: Sequence[float]) -> Interval | None:
     """
     import numpy as np
 
-    if len(values) < 2:
+    if not standard_error(values):
         return None
     array = np.asarray(values, dtype=np.float64)
     mean, means = array.mean(), _resampled_means(array)
     rounding = 1e-12 * max(1.0, float(abs(array).max()))
     below = (np.mean(means < mean - rounding) + np.mean(means <= mean + rounding)) / 2
-    if means.max() - means.min() <= rounding:
-        return Interval(float(means.min()), float(means.max()), BY_PROBLEM)
     normal, bias = NormalDist(), NormalDist().inv_cdf(float(below))
     deviations = array - mean
     acceleration = float((deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5))

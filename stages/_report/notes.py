@@ -12,12 +12,12 @@ FEW_ITEMS = 50
 """Items below which only very large differences show."""
 MANY = 0.1
 """Share of answers from which a score says as much about what went wrong with them as about the model."""
-WHAT_WENT_WRONG = {  # a judge's replies that cannot be read are no answers
-    "truncated": "were cut off at the length limit; a longer limit may change its score",
-    "prompt_too_long": "were never given, since their prompts fill the context; a longer context may change its score",
-    "prompt_cut": "are to prompts that lost their beginning; a longer context may change its score",
-    "refused": "were refused by the endpoint and count as wrong",
-    "unparsable": "could not be read; its score is as much about their form as about what they say",
+WHAT_WENT_WRONG = {
+    "truncated": "answers cut off at the length limit ({items}); a longer limit may change the score",
+    "prompt_too_long": "prompts too long to be asked ({items}); a longer context may change the score",
+    "prompt_cut": "prompts cut at their beginning to fit the context ({items}); a longer context may change the score",
+    "refused": "answers refused by the endpoint ({items}); they count as wrong",
+    "unparsable": "answers unreadable ({items}); the score is as much about their form as about what they say",
 }
 
 
@@ -61,9 +61,10 @@ def _answer_notes(each: Evaluation) -> Iterator[str]:
     num_answers = sum(_num_answers(item) for item in each.items)
     for kind, what in WHAT_WENT_WRONG.items():
         number = each.counts.get(kind, 0)
-        if number and number >= MANY * num_answers and not (kind == "unparsable" and "unrated_turns" in each.counts):
-            many = f"{show.grouped(number)} answers of {each.model}"
-            yield f"{each.benchmark}: {many} {what} ({show.items(len(each.items))})."
+        of_a_judge = kind == "unparsable" and "unrated_turns" in each.counts
+        if number and number >= MANY * num_answers and not of_a_judge:
+            text = what.format(items=show.items(len(each.items)))
+            yield f"{each.benchmark}, {each.model}: {show.grouped(number)} of its {text}."
 
 
 def _num_answers(item: Item) -> int:

@@ -88,7 +88,8 @@ def test_bootstrap_is_scipys_bca(num_distinct):
 
 def test_bootstrap_of_few_or_equal_values():
     assert bootstrap_interval([0.5]) is None
-    assert ends(bootstrap_interval([0.5, 0.5, 0.5])) == (0.5, 0.5)
+    assert bootstrap_interval([0.5, 0.5, 0.5]) is None
+    assert student_interval([5.0, 5.0, 5.0]) is None
     low, high = ends(bootstrap_interval([0.0, 1.0]))
     assert 0 <= low <= 0.5 <= high <= 1
 
