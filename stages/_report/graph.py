@@ -12,6 +12,7 @@ from stages._report.read import Step
 NODE_WIDTH, NODE_HEIGHT = 150, 46
 COLUMN_GAP, ROW_GAP = 28, 12
 PASSING_HEIGHT = 4
+TRACK_LENGTH = 21
 NUM_SWEEPS = 12
 
 Place = tuple[str, int]
@@ -28,8 +29,9 @@ class Node:
 
     @property
     def track(self) -> str:
-        """The part of the name before the stage: "math · arithmetic" of "math/arithmetic/score"."""
-        return self.step.name.rpartition("/")[0].replace("/", " · ")
+        """The part of the name before the stage, as far as the box is wide: "math · gsm8k" of "math/gsm8k/score"."""
+        text = self.step.name.rpartition("/")[0].replace("/", " · ")
+        return text if len(text) <= TRACK_LENGTH else f"{text[: TRACK_LENGTH - 1]}…"
 
 
 @dataclass(frozen=True)
