@@ -1,6 +1,7 @@
 """vLLM, transformers in this process and lm-eval's own backend say the same; an adapter is served beside its base."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,20 @@ def _agree(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
     assert [row["is_greedy"] for row in ours] == [row["is_greedy"] for row in theirs]
     expected = [row["loglikelihood"] for row in theirs]
     assert [row["loglikelihood"] for row in ours] == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_the_server_has_a_pulse_while_it_works(served: Served, tmp_path: Path):
+    questions = tmp_path / "questions.jsonl"
+    rows = [{"question_id": n, "category": "math", "turns": [f"how many {n} ?"]} for n in range(60)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = mt_bench.Config(name="mt_bench", questions=questions, max_tokens=40)
+    assert serve.pulse(served.url, None, 10.0) is None
+    work = threading.Thread(target=served.answers, args=(asked, SERVE.numerics(), tmp_path / "out"))
+    work.start()
+    found = set()
+    while work.is_alive():
+        found.add(serve.pulse(served.url, None, 10.0))
+    work.join()
+    assert len(found - {None}) > 1
+    assert serve.pulse(served.url, None, 10.0) is None

@@ -178,3 +178,24 @@ def wait(url: str, process: Process) -> None:
         except httpx.TransportError:
             continue
     raise AssertionError(process.log_tail())
+
+
+METRICS = """# HELP vllm:num_requests_running Number of requests in model execution batches.
+vllm:num_requests_running{engine="0",model_name="m"} %s
+vllm:num_requests_waiting{engine="0",model_name="m"} 0.0
+vllm:prompt_tokens_total{engine="0",model_name="m"} 30.0
+vllm:generation_tokens_total{engine="0",model_name="m"} %s
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 2.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 1.0
+"""
+
+
+def test_the_pulse_is_what_the_server_counts(monkeypatch: pytest.MonkeyPatch):
+    said = [METRICS % ("1.0", "7.0"), METRICS % ("1.0", "8.0"), METRICS % ("0.0", "8.0"), "no metrics"]
+    monkeypatch.setattr("stages._serving.pulse._metrics", lambda *_: said.pop(0))
+    first, second = (serve.pulse("http://127.0.0.1:1", None, 1.0) for _ in range(2))
+    assert first == (1.0, 0.0, 30.0, 7.0, 3.0)
+    assert second != first
+    assert serve.pulse("http://127.0.0.1:1", None, 1.0) is None  # nothing to do
+    with pytest.raises(ValueError, match="has no vllm:num_requests_running"):
+        serve.pulse("http://127.0.0.1:1", None, 1.0)
