@@ -77,3 +77,22 @@ def test_without_a_hub_preflight_lists_all_that_is_missing(tmp_path: Path):
     ):
         assert missing in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_the_leaderboards_tasks_are_lm_evals_and_need_no_guessing():
+    """Worked examples and headline metrics are those of the leaderboard's archive."""
+    from stages.benchmarks._lm_eval_index import data_sets
+
+    loaded = recipe.load(ROOT / "recipes" / "leaderboard.yaml", Recipe, [])
+    asked = {name: benchmark.ask.model_dump() for name, benchmark in loaded.benchmarks.items()}
+    assert {name: (ask["task"], ask["num_fewshot"]) for name, ask in asked.items()} == {
+        "arc_challenge": ("arc_challenge", 25),
+        "hellaswag": ("hellaswag", 10),
+        "mmlu": ("mmlu", 5),
+        "truthfulqa": ("truthfulqa_mc2", None),
+        "winogrande": ("winogrande", 5),
+        "gsm8k": ("gsm8k", 5),
+    }
+    assert all(data_sets(ask["task"]) and not ask["use_template"] for ask in asked.values())
+    primary = {name: each.score.model_dump()["primary"] for name, each in loaded.benchmarks.items() if each.score}
+    assert primary == {"arc_challenge": "acc_norm,none", "hellaswag": "acc_norm,none"}
