@@ -11,7 +11,7 @@ from stages._serving.requests import Request, Sampling
 from stages.benchmarks.base import Answered, Item, Metric, Scores, answer_counts, mean_metric
 
 if TYPE_CHECKING:
-    from stages._sandbox.run import Verdict
+    from stages._sandbox.client import Verdict
 
 Extract = Callable[[str, Request], str | None]
 """(answer, request) -> the code in it, or None."""
@@ -61,7 +61,7 @@ def score_programs(
 
     Raises UserError for a k above the number of samples.
     """
-    from stages._sandbox.run import isolation
+    from stages._sandbox.choice import isolation
 
     if max(scorer.k) > num_samples:
         raise UserError(f"scorer.k: got {max(scorer.k)}, expected at most benchmark.num_samples = {num_samples}")

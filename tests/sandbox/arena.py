@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from stages._sandbox.client import Server, Verdict
 from stages._sandbox.inside.plan import Limits
-from stages._sandbox.run import Server, Verdict
 from tests.sandbox import attacks
 
 LIMITS = Limits(

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.guard import descendants
-from stages._sandbox.run import SandboxError, Server, choose, plans
+from stages._sandbox.choice import choose, plans
+from stages._sandbox.client import SandboxError, Server
 from tests.sandbox import attacks
 from tests.sandbox.arena import LIMITS, SECRET, SHORT, Arena, new_arena
 

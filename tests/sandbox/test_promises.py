@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from stages._sandbox.choice import choose, plans
+from stages._sandbox.client import SandboxError, Server
 from stages._sandbox.inside.plan import Plan
-from stages._sandbox.run import SandboxError, Server, choose, plans
 from tests.sandbox import attacks
 from tests.sandbox.arena import LIMITS, Arena, new_arena
 
@@ -86,7 +87,7 @@ def test_other_processes_of_the_user_leave_a_program_its_own(mode: str):
 OLD_KERNEL = """
 import errno, sys
 from stages._sandbox.inside import kernel, seccomp
-from stages._sandbox.run import isolation, run_python
+from stages._sandbox.run import run_python
 missing = [(seccomp.LOAD, 0, 0, 0), (seccomp.EQUAL, 0, 1, kernel.SYS_MOUNT_SETATTR),
            (seccomp.RETURN, 0, 0, seccomp.ERRNO | errno.ENOSYS), seccomp.PERMIT]
 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.guard import descendants
+from stages._sandbox.choice import choose, isolation, plans
+from stages._sandbox.client import SandboxError, Server
 from stages._sandbox.inside.plan import Limits, Plan, unused_user
-from stages._sandbox.run import SandboxError, Server, choose, isolation, plans, run_programs, run_python
+from stages._sandbox.run import run_programs, run_python
 
 LIMITS = Limits(cpu_seconds=2.0, wall_seconds=4.0)
 
@@ -105,7 +107,7 @@ def test_a_dead_server_is_replaced_and_its_program_failed(which: int):
 def test_nothing_outlives_a_starter_that_is_killed(mode: str):
     plan_of(mode)
     code = (
-        "from stages._sandbox.run import *\nfrom stages._sandbox.inside.plan import Limits\n"
+        "from stages._sandbox.choice import *\nfrom stages._sandbox.inside.plan import Limits\n"
         f"plan = choose(plan for plan in plans() if plan.namespaces == {mode == 'namespaces'})\n"
         "with Server(plan) as server: print('started', flush=True); server.run('import time; time.sleep(99)', Limits())"
     )

@@ -1,7 +1,6 @@
-"""One run: start the program's process cut off, watch it, end it with all that it started, judge what it claimed."""
+"""One run: start the program's process cut off, and judge how it ended and what it claimed."""
 
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -10,9 +9,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import NoReturn
 
-from pipeline.guard import descendants
 from stages._sandbox.inside import kernel, program, view
 from stages._sandbox.inside.plan import Limits, Plan, unused_user
+from stages._sandbox.inside.watch import exit_code, processes_of, watch
 
 NAMESPACES = (
     kernel.CLONE_NEWNS
@@ -25,7 +24,6 @@ NAMESPACES = (
 READY = b"ready"
 MAX_CLAIM_BYTES = 4096
 MAX_DESCRIPTOR = 1024
-WATCH_SECONDS = 0.1
 STARTUP_SECONDS = 30.0
 """Before the program's own time begins, on a busy machine; after it the sandbox is taken to hang."""
 Reply = dict[str, str]
@@ -73,7 +71,7 @@ def run(plan: Plan, code: str, limits: Limits) -> Reply:
     nonces.end()
     user = unused_user(os.getpid()) if plan.own_user else os.getuid()
     home = view.HOME if plan.namespaces else _make_home(plan, user)
-    counted = 0 if plan.counts_alone else _processes_of(user)
+    counted = 0 if plan.counts_alone else processes_of(user)
 
     def inside() -> NoReturn:
         _keep_only(nonces.read_end, claims.write_end, setup.write_end)
@@ -85,7 +83,7 @@ def run(plan: Plan, code: str, limits: Limits) -> Reply:
         setup.end()
         has_begun = setup.wait(STARTUP_SECONDS)
         end = time.monotonic() + (limits.wall_seconds + 1 if has_begun else 0)  # the program's own timer comes first
-        killed, seconds, status = _watch(plan, first, limits, end, home, user)
+        killed, seconds, status = watch(plan, first, limits, end, home, user)
         return _judge(setup.read(), claims.read(), nonce, killed, seconds >= limits.cpu_seconds, status)
     finally:
         for pipe in (nonces, claims, setup):
@@ -156,12 +154,7 @@ def _wait_for(inside: Callable[[], NoReturn]) -> None:
     while True:
         pid, status = os.wait()
         if pid == child:
-            os._exit(_exit_code(status))
-
-
-def _exit_code(status: int) -> int:
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+            os._exit(exit_code(status))
 
 
 def _start(plan: Plan, user: int, home: str, limits: Limits, counted: int, setup: int) -> None:
@@ -177,116 +170,6 @@ def _start(plan: Plan, user: int, home: str, limits: Limits, counted: int, setup
         os.write(setup, f"{type(error).__name__}: {error}".encode()[:MAX_CLAIM_BYTES])
         os._exit(1)
     os.close(setup)
-
-
-def _processes_of(user: int) -> int:
-    """Processes and threads that the kernel counts to `user`."""
-    count = 0
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if os.stat(f"/proc/{name}").st_uid == user:
-                count += _threads(int(name))
-        except OSError:
-            continue
-    return count
-
-
-def _watch(plan: Plan, first: int, limits: Limits, end: float, home: str, user: int) -> tuple[str, float, int]:
-    """Why it was killed, if it was; processor seconds; exit code. When this returns nothing of the run is alive."""
-    descriptor = os.pidfd_open(first)
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    killed = ""
-    while not poll.poll(WATCH_SECONDS * 1000):
-        if killed := _excess(plan, limits, home, time.monotonic() > end):
-            os.kill(first, signal.SIGKILL)
-            break
-    _, status, usage = os.wait4(first, 0)
-    os.close(descriptor)
-    if not plan.namespaces:
-        _kill_the_rest(user if plan.own_user else None)
-    return killed, usage.ru_utime + usage.ru_stime, _exit_code(status)
-
-
-def _excess(plan: Plan, limits: Limits, home: str, late: bool) -> str:
-    if late:
-        return "timeout"
-    alive = descendants(os.getpid())
-    if sum(map(_threads, alive)) > limits.num_processes + 1:  # the first process of a namespace is ours
-        return "it started more processes than allowed"
-    if sum(map(_resident_bytes, alive)) > limits.memory_bytes:
-        return "its processes together took more memory than allowed"
-    if not plan.namespaces and _is_larger(home, limits.home_bytes):
-        return "its home took more space than allowed"
-    return ""
-
-
-def _threads(pid: int) -> int:
-    try:
-        return len(os.listdir(f"/proc/{pid}/task"))
-    except OSError:  # it has ended
-        return 0
-
-
-def _resident_bytes(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError):  # it has ended
-        return 0
-
-
-def _is_larger(folder: str, limit: int) -> bool:
-    """Whether files below take more space, or are more, or deeper, than the home in memory would hold."""
-    space, number, folders = 0, 0, [folder]
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    number += 1
-                    space += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-        except (FileNotFoundError, PermissionError):
-            continue
-        except OSError:
-            return True
-        if space > limit or number > view.MAX_FILES:
-            return True
-    return False
-
-
-def _kill_the_rest(user: int | None) -> None:
-    """All below this process, which adopts what its children leave (it is a subreaper)."""
-    while True:
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            return
-        if user is not None:
-            _kill_all_of(user)
-        for pid in descendants(os.getpid()):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.001)
-
-
-def _kill_all_of(user: int) -> None:
-    """At once, so that nothing can fork away: as that user, who can signal no one else."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setresgid(user, user, user)
-            os.setresuid(user, user, user)
-            if os.getuid() == user != 0:
-                os.kill(-1, signal.SIGKILL)
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
 
 
 def _judge(setup: bytes, claim: bytes, nonce: bytes, killed: str, out_of_time: bool, status: int) -> Reply:
