@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline import recipe as recipes
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
@@ -89,11 +91,21 @@ def load(path: Path, overrides: list[str], track: str | None = None) -> Plan:
     """Read a recipe and plan it, or that track of it alone. Raises UserError for whatever is wrong with it."""
     module = workflow()
     recipe = recipes.load(path, module.Recipe, overrides)
-    if track is not None:
-        if track not in recipe.tracks:
-            raise UserError(f"{path}: found no track {track!r}, expected one of {', '.join(recipe.tracks)}")
-        recipe = recipe.model_copy(update={"tracks": {track: recipe.tracks[track]}})
+    recipe = _only(recipe, track, path) if track is not None else recipe
     return replace(arrange(recipe.name, module.steps(recipe)), recipe=recipe)
+
+
+def _only(recipe: Any, track: str, path: Path) -> Any:
+    """The recipe as if it had that track alone."""
+    if track not in recipe.tracks:
+        known = f"expected one of {', '.join(recipe.tracks)}" if recipe.tracks else "and it has no tracks at all"
+        raise UserError(f"{path}: found no track {track!r}, {known}")
+    given = {name: getattr(recipe, name) for name in recipe.model_fields_set}
+    try:
+        return type(recipe).model_validate({**given, "tracks": {track: recipe.tracks[track]}})
+    except ValidationError as error:
+        reasons = [str(details.get("ctx", {}).get("error", details["msg"])) for details in error.errors()]
+        raise UserError(*(f"{path}: with the track {track} alone: {reason}" for reason in reasons)) from None
 
 
 def arrange(name: str, steps: list[Step]) -> Plan:

@@ -56,13 +56,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _choose(plan: "Plan", arguments: argparse.Namespace) -> "tuple[str, Service]":
-    """The one that is named; else that of the only track."""
+    """The one that is named; else that of the only track, or the only one there is."""
     from pipeline.errors import UserError
     from pipeline.plan import workflow
 
     servable = workflow().servable(plan.recipe)
-    tracks = [name for name in servable if name in plan.recipe.tracks]
-    name = arguments.track or (tracks[0] if len(tracks) == 1 else "")
+    usual = [name for name in servable if name in plan.recipe.tracks] or list(servable)
+    name = arguments.track or (usual[0] if len(usual) == 1 else "")
     if name not in servable:
         raise UserError(f"--track: found {name or 'no name'}, expected one of {', '.join(servable)}")
     return name, servable[name]

@@ -50,6 +50,9 @@ def test_a_track_alone_has_a_report_of_its_own(trained, pipeline, tmp_path):
     assert "nothing to do" in pipeline("evaluate", trained, "--track", "a").stdout
     unknown = pipeline("evaluate", trained, "--track", "c")
     assert (unknown.returncode, unknown.stderr) == (2, f"{trained}: found no track 'c', expected one of a, b\n")
+    lonely = pipeline("evaluate", trained, "--track", "a", "--set", "favourite=b")
+    assert lonely.returncode == 2
+    assert lonely.stderr == f"{trained}: with the track a alone: favourite: found b, expected one of a\n"
 
 
 def test_rescoring_does_the_scores_and_the_report_again_and_nothing_else(trained, pipeline, tmp_path):

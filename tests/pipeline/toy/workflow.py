@@ -1,8 +1,9 @@
 """A recipe of toy stages: numbers are written, added up, and asked of a small server; its answers are counted."""
 
 from collections.abc import Iterator
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.stage import Resources
 from pipeline.step import Service, Step
@@ -47,7 +48,15 @@ class Recipe(StrictModel):
     count: bool = False
     """Whether the answers are counted, and the counts are part of the sum."""
     tracks: dict[str, Track] = {}
+    favourite: str | None = None
+    """One of the tracks; it means nothing."""
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _knows_its_favourite(self) -> Self:
+        if self.favourite and self.favourite not in self.tracks:
+            raise ValueError(f"favourite: found {self.favourite}, expected one of {', '.join(self.tracks)}")
+        return self
 
 
 def steps(recipe: Recipe) -> list[Step]:
