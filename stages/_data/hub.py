@@ -19,16 +19,20 @@ from stages._hub import cache_dir, endpoint, headers, is_offline
 TIMEOUT_SECONDS = 1.5
 
 
-def problem(name: str, revision: str) -> str | None:
-    """Why this data set cannot be had here and now, in one line, or None. Takes at most TIMEOUT_SECONDS."""
+def problem(name: str, revision: str, instead: str = "name a local file (kind: files)") -> str | None:
+    """Why this data set cannot be had here and now, in one line, or None. Takes at most TIMEOUT_SECONDS.
+
+    `instead`: what the user may do who has no hub.
+    """
+    remedy = f"fill the cache on a machine that reaches the hub, or {instead}"
     where = f"data set {name}@{revision[:12]}"
     if cached_snapshot(name, revision):
         return None
     if is_offline():
-        return f"{where} is not in the hub cache {cache_dir()} and HF_HUB_OFFLINE is set; {_remedy()}"
+        return f"{where} is not in the hub cache {cache_dir()} and HF_HUB_OFFLINE is set; {remedy}"
     unreachable = _unreachable(endpoint())
     if unreachable:
-        return f"{where} is not cached and {endpoint()} cannot be reached ({unreachable}); {_remedy()}"
+        return f"{where} is not cached and {endpoint()} cannot be reached ({unreachable}); {remedy}"
     status = _answer(f"{endpoint()}/api/datasets/{name}/revision/{revision}")
     if status == "200":
         return None
@@ -96,7 +100,3 @@ def _answer(url: str) -> str:
         return str(error.code)
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error))
-
-
-def _remedy() -> str:
-    return "fill the cache on a machine that reaches the hub, or name a local file (kind: files)"

@@ -65,7 +65,8 @@ class Source:
         from stages._data import files, hub
 
         if config.problems is None:
-            line = hub.problem(self.hub_name, self.hub_revision)
+            instead = f"name a file as `problems`, or a folder with {self.benchmark}/test.jsonl as `mirror`"
+            line = hub.problem(self.hub_name, self.hub_revision, instead)
         else:
             line = files.problem(config.problems)
         return [f"{self.benchmark}: {line}"] if line else []

@@ -81,8 +81,10 @@ def problems(config: Config) -> list[str]:
 
     if config.problems is not None:
         return _problem_files.lines_of(lambda: _requests(config))
-    problem = hub.problem(HUB_NAME, HUB_REVISION)
-    return [f"mbpp: {problem}; or name an mbpp.jsonl as `problems`"] if problem else []
+    problem = hub.problem(
+        HUB_NAME, HUB_REVISION, "name a file as `problems`, or a folder with mbpp/mbpp.jsonl as `mirror`"
+    )
+    return [f"mbpp: {problem}"] if problem else []
 
 
 def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:

@@ -159,7 +159,7 @@ def test_missing_data_is_named_before_any_work(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     (line,) = mbpp.problems(mbpp.Config(name="mbpp"))
-    assert "is not in the hub cache" in line and line.endswith("or name an mbpp.jsonl as `problems`")
+    assert "is not in the hub cache" in line and line.endswith("a folder with mbpp/mbpp.jsonl as `mirror`")
 
 
 def test_only_where_the_mirror_has_the_file_and_the_recipe_names_none(problems: Path, tmp_path: Path):
