@@ -32,7 +32,6 @@ def completions() -> dict[tuple[str, str], str]:
     for number, (name, problem) in enumerate(PROBLEMS.items()):
         kind = list(BROKEN)[number % len(BROKEN)]
         found[name, kind] = BROKEN[kind].replace("{entry_point}", problem["entry_point"])
-        found[name, "half"] = problem["canonical_solution"][: len(problem["canonical_solution"]) // 2]
     return found | {(name, kind): code for name in TIMED_OUT for kind, code in ENDLESS.items()}
 
 
@@ -53,10 +52,10 @@ def test_verdicts_are_human_evals():
     with ThreadPoolExecutor(cpu_count()) as pool:
         expected = dict(zip(asked, pool.map(theirs, asked), strict=True))
     programs = ((key, program(key[0], code)) for key, code in asked.items())
-    found = {key: verdict.status for key, verdict in run_programs(programs, Limits(10.0, 20.0), cpu_count())}
+    found = {key: verdict.status for key, verdict in run_programs(programs, Limits(5.0, 10.0), cpu_count())}
     assert {key: (found[key], expected[key]) for key in asked if found[key] != expected[key]} == {}
     assert all(found[name, "right"] == "passed" for name in PROBLEMS)
-    assert sum(status == "failed" for status in found.values()) >= 300
+    assert sum(status == "failed" for status in found.values()) >= 160
     assert sum(status == "timeout" for status in found.values()) >= 6
 
 
