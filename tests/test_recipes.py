@@ -23,12 +23,16 @@ def test_it_plans_offline_and_its_name_is_its_files(path: Path):
     assert planned.steps[-1].name == "report"
 
 
-def test_the_readmes_example_is_a_recipe(tmp_path: Path):
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "example.yaml").write_text(block)
-    train = recipe.load(tmp_path / "example.yaml", Recipe, []).train
-    assert train
-    assert train.zero_stage == 2
+def test_the_readmes_examples_are_recipes(tmp_path: Path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    loaded = []
+    for block in blocks:
+        (tmp_path / "example.yaml").write_text(block)
+        loaded.append(recipe.load(tmp_path / "example.yaml", Recipe, []))
+    training, evaluation = loaded
+    assert training.train
+    assert training.train.zero_stage == 2
+    assert evaluation.model_names() == ["ours", "theirs"]
 
 
 def test_the_papers_settings_are_the_papers():
