@@ -26,7 +26,6 @@ class AnswerStore:
         """`writer` names the file to append to; whoever uses it must be its only writer (a step holds its lock)."""
         self._folder = folder
         self._path = folder / f"{writer}.jsonl"
-        self.num_damaged = 0
 
     @classmethod
     def of(cls, owner: str, out: Workspace, resources: Resources) -> "AnswerStore":
@@ -37,7 +36,7 @@ class AnswerStore:
     def __enter__(self) -> "AnswerStore":
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known = {
-            key: completion for file in sorted(self._folder.glob("*.jsonl")) for key, completion in self._rows(file)
+            key: completion for file in sorted(self._folder.glob("*.jsonl")) for key, completion in _rows(file)
         }
         self._file = self._path.open("ab")
         if self._file.tell() and not _ends_a_line(self._path):
@@ -65,20 +64,22 @@ class AnswerStore:
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self._sync()
 
-    def _rows(self, file: Path) -> Iterator[tuple[str, Completion]]:
-        with file.open("rb") as lines:
-            for line in lines:
-                checksum, _, row = line.rstrip(b"\n").partition(b" ")
-                if checksum == b"%08x" % zlib.crc32(row):
-                    record = json.loads(row)
-                    yield record.pop("key"), Completion(**record)
-                elif line.strip():
-                    self.num_damaged += 1
-
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Completion]]:
+    """Those that fit their checksum; of others the log tells."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            checksum, _, row = line.rstrip(b"\n").partition(b" ")
+            if checksum == b"%08x" % zlib.crc32(row):
+                record = json.loads(row)
+                yield record.pop("key"), Completion(**record)
+            elif line.strip():
+                print(f"{file}:{number}: a damaged answer; it is asked for again where it is wanted")
 
 
 def _ends_a_line(path: Path) -> bool:
