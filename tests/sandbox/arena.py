@@ -35,6 +35,10 @@ class Arena:
         self.marker = f"x{uuid.uuid4().hex[:12]}"
         self.victim = stack.enter_context(subprocess.Popen(["sleep", "1000"], env={**os.environ, SECRET: "secret"}))
         stack.callback(self.victim.kill)
+        self._temporary = Path("/tmp") / f"{self.marker}-private"
+        self._temporary.write_text("private")
+        self._temporary.chmod(0o666)
+        stack.callback(self._temporary.unlink)
         self._port = self._listen(stack)
         self.restore()
 
@@ -62,6 +66,7 @@ class Arena:
             port=self._port,
             socket=self.folder / "socket",
             pid=self.victim.pid,
+            temporary=self._temporary,
         )
 
     def run(self, server: Server, attack: str, limits: Limits = LIMITS) -> Verdict:

@@ -1,7 +1,7 @@
 """Programs that attack: each passes only if what it tries succeeds (or never ends), and names itself in /proc first.
 
 {outside} is a folder that everyone may write to, {marker} the name, {port} and {socket} where somebody listens, {pid} a
-process of the user who runs the sandbox.
+process of the user who runs the sandbox, {temporary} a file in /tmp.
 """
 
 NAMED = "import ctypes; ctypes.CDLL(None).prctl(15, b'{marker}', 0, 0, 0)\n"  # PR_SET_NAME; forks inherit it
@@ -85,6 +85,7 @@ REACHING = {
     "change a mode": "import os; os.chmod('{outside}/precious', 0)",
     "change a time": "import os; os.utime('{outside}/precious', (0, 0))",
     "delete the user's home folder": "import shutil; shutil.rmtree('{outside}')",
+    "read a file in /tmp": "assert open('{temporary}').read() == 'private'",
     "write in /tmp": "open('/tmp/{marker}', 'w')",
     "write in /var/tmp": "open('/var/tmp/{marker}', 'w')",
     "write in /dev/shm": "open('/dev/shm/{marker}', 'w')",

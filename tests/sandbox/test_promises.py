@@ -30,6 +30,7 @@ def limits_only() -> Plan:
     [
         ("landlock", "read-only files", "overwrite a file"),
         ("landlock", "read-only files", "write in /dev/shm"),
+        ("landlock", "homes and temporary files unreadable", "read a file in /tmp"),
         ("seccomp", "no network", "connect to this machine"),
         ("seccomp", "no network", "a socket file"),
     ],

@@ -41,7 +41,8 @@ class Plan:
             "other processes out of reach": not self.namespaces and not self.own_user and not self.seccomp,
             "environments of other processes unreadable": not (self.namespaces or self.own_user or self.landlock),
             "read-only files": not self.namespaces and not self.landlock,
-            "files of root unreadable": self.read_everything,
+            "homes and temporary files unreadable": not self.namespaces and not self.landlock,
+            "other files of root unreadable": self.read_everything,
             "number of processes (watched, not bound)": is_root and not self.own_user,
             "size of the home (watched, not bound)": not self.namespaces,
         }

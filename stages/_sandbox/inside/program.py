@@ -35,7 +35,7 @@ def give_up_privileges(plan: Plan, user: int, home: str) -> None:
     os.setsid()
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     if plan.landlock:
-        landlock.restrict(home)
+        landlock.restrict(home, plan.shown, plan.hidden)
     for capability in range(NUM_CAPABILITIES):
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     if plan.own_user:
@@ -58,7 +58,7 @@ def set_limits(limits: Limits, processes_of_others: int) -> None:
         (resource.RLIMIT_NPROC, *[limits.num_processes + processes_of_others] * 2),
         (resource.RLIMIT_NOFILE, MAX_OPEN_FILES, MAX_OPEN_FILES),
         (resource.RLIMIT_MSGQUEUE, 0, 0),
-        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_CORE, 1, 1),  # no dump, to a handler of the system neither, which 0 would allow (core(5))
     ):
         resource.setrlimit(kind, (soft, hard))
 
