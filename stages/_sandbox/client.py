@@ -130,4 +130,11 @@ class Server:
 def _environment() -> dict[str, str]:
     """Nothing of this process's own but where libraries are; the same order of sets in every run."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    return {**kept, "PATH": os.defpath, "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    fixed = {
+        "PATH": os.defpath,
+        "LOGNAME": "program",
+        "LC_ALL": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+    }
+    return {**kept, **fixed}

