@@ -106,14 +106,15 @@ def test_a_dead_server_is_replaced_and_its_program_failed(which: int):
 
 
 @pytest.mark.parametrize("mode", ["namespaces", "limits only"])
-def test_nothing_outlives_a_starter_that_is_killed(mode: str):
+def test_nothing_outlives_a_starter_that_is_killed(mode: str, tmp_path: Path):
     plan_of(mode)
     code = (
         "from stages._sandbox.choice import *\nfrom stages._sandbox.inside.plan import Limits\n"
         f"plan = choose(plan for plan in plans() if plan.namespaces == {mode == 'namespaces'})\n"
         "with Server(plan) as server: print('started', flush=True); server.run('import time; time.sleep(99)', Limits())"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as starter:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as starter:
         assert starter.stdout and starter.stdout.readline() == b"started\n"
         below = set[int]()
         while len(below) < 3:  # guard, server, program
