@@ -1,6 +1,5 @@
 """Any server with the OpenAI API: a model that somebody else serves."""
 
-import asyncio
 import os
 import time
 from typing import Annotated, Any, Literal, Self
@@ -151,6 +150,8 @@ class Pace:
 
     async def wait(self) -> None:
         """Return when the next request may be sent."""
+        import asyncio  # planning needs an endpoint's config only, and no event loop
+
         now = time.monotonic()
         turn = max(now, self._next)
         self._next = turn + self._interval_seconds
