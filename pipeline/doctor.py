@@ -186,7 +186,7 @@ def sandbox() -> Finding:
     if shutil.which("unshare") and _succeeds([*UNSHARE.split(), "true"]):
         return Finding("sandbox", "ok", "namespaces work: model-written code runs without network and files")
     advice = "install util-linux and allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
-    return Finding("sandbox", "note", "no namespaces: model-written code runs with resource limits only", advice)
+    return Finding("sandbox", "note", "no namespaces: model-written code runs under limits alone", advice)
 
 
 def hub() -> Finding:
