@@ -29,7 +29,7 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 OURS = (
     "--host", "--port", "--model", "--served-model-name", "--api-key", "--dtype", "--max-model-len", "--max-num-seqs",
     "--tensor-parallel-size", "--gpu-memory-utilization", "--enforce-eager", "--enable-lora", "--lora-modules",
-    "--lora-target-modules", "--max-lora-rank", "--max-loras",
+    "--lora-target-modules", "--max-lora-rank", "--max-loras", "--logprobs-mode",
 )  # fmt: skip
 
 
@@ -110,6 +110,7 @@ def command(config: Config, inputs: Inputs, resources: Resources, port: int) -> 
         *("--dtype", config.dtype, "--max-model-len", str(config.max_model_len)),
         *("--max-num-seqs", str(config.max_num_seqs)),
         *("--tensor-parallel-size", str(config.tensor_parallel_size)),
+        *("--logprobs-mode", "raw_logprobs"),  # of the model, before anything that a request asks for is applied
         *gpu,
         *(["--enforce-eager"] if eager else []),
         *_lora_arguments(inputs.adapters),

@@ -1,7 +1,9 @@
 """The vLLM server that the pipeline started, given exact token ids."""
 
+import asyncio
 import os
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 from pipeline.errors import StepFailed
 from stages._serving.engine import Completion
@@ -21,6 +23,17 @@ NO_DEFAULTS = {
     "presence_penalty": 0.0,
 }
 """Sent with every request, so that no default of the server or of the model's generation_config.json applies."""
+
+
+STEP_COST = 32
+"""About what a generated token costs, in tokens of a prompt read anew: a request of its own, the part not cached."""
+
+
+class Scored(NamedTuple):
+    """One token of a text whose log-likelihood is asked."""
+
+    logprob: float
+    is_likeliest: bool
 
 
 class VllmClient:
@@ -57,33 +70,61 @@ class VllmClient:
             **NO_DEFAULTS,
             **drawn,
         }
-        choice, usage = await self._post(prompt, body)
+        choice, usage = await self._post(prompt.token_ids or (), body)
         return Completion(
             choice["text"], choice["finish_reason"] or "unknown", usage["prompt_tokens"], usage["completion_tokens"]
         )
 
     async def loglikelihood(self, prompt: Prompt) -> Completion:
-        """From the log-probabilities of the prompt's own tokens; the one token generated beside them is dropped."""
-        num_scored = prompt.num_scored or 0
+        """In one pass over the prompt, or token by token after a context that the server has in its cache."""
+        ids, num_scored = prompt.token_ids or (), prompt.num_scored or 0
         if not num_scored:
-            return Completion("", "scored", len(prompt.token_ids or ()), 0, 0.0, True)
-        choice, usage = await self._post(prompt, {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0})
-        ids = prompt.token_ids or ()
-        scored = [
-            position[str(token)]
-            for token, position in zip(ids[-num_scored:], choice["prompt_logprobs"][-num_scored:], strict=True)
-        ]
+            return Completion("", "scored", len(ids), 0, 0.0, True)
+        by_step = num_scored * STEP_COST <= len(ids) - num_scored
+        scored, num_read = await (self._by_step(ids, num_scored) if by_step else self._in_one_pass(ids, num_scored))
         return Completion(
             text="",
             finish_reason="scored",
-            num_prompt_tokens=usage["prompt_tokens"],
+            num_prompt_tokens=num_read,
             num_tokens=0,
-            loglikelihood=sum(each["logprob"] for each in scored),
-            is_greedy=all(each["rank"] == 1 for each in scored),
+            loglikelihood=sum(each.logprob for each in scored),
+            is_greedy=all(each.is_likeliest for each in scored),
         )
 
-    async def _post(self, prompt: Prompt, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    async def _in_one_pass(self, ids: tuple[int, ...], num_scored: int) -> tuple[list[Scored], int]:
+        """From the log-probabilities of the prompt's own tokens; the one token generated beside them is dropped.
+
+        For these vLLM reads the whole prompt anew, whatever it has in its cache.
+        """
+        choice, usage = await self._post(ids, {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0})
+        rows = [
+            position[str(token)]
+            for token, position in zip(ids[-num_scored:], choice["prompt_logprobs"][-num_scored:], strict=True)
+        ]
+        return [Scored(row["logprob"], row["rank"] == 1) for row in rows], usage["prompt_tokens"]
+
+    async def _by_step(self, ids: tuple[int, ...], num_scored: int) -> tuple[list[Scored], int]:
+        """Each scored token generated after those before it: all choices of a question share its cached context."""
+        ends = range(len(ids) - num_scored, len(ids))
+        found = await asyncio.gather(*(self._next(ids[:end], ids[end]) for end in ends))
+        return [scored for scored, _ in found], found[0][1] + num_scored
+
+    async def _next(self, ids: tuple[int, ...], token: int) -> tuple[Scored, int]:
+        """How likely `token` comes next: the only one allowed, beside it the likeliest of all."""
+        body = {
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "allowed_token_ids": [token],
+            "logprobs": 1,
+            "return_tokens_as_token_ids": True,
+        }
+        choice, usage = await self._post(ids, body)
+        (found,) = choice["logprobs"]["top_logprobs"]
+        logprob = found[f"token_id:{token}"]
+        return Scored(logprob, logprob >= max(found.values())), usage["prompt_tokens"]
+
+    async def _post(self, ids: Sequence[int], body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
         """(the choice, the usage)"""
-        asked = {"model": self.model, "prompt": list(prompt.token_ids or ()), **body}
+        asked = {"model": self.model, "prompt": list(ids), **body}
         answer = await self._http.ask("POST", "/v1/completions", asked)
         return answer["choices"][0], answer["usage"]

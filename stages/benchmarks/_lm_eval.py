@@ -17,7 +17,7 @@ from lm_eval.tasks import TaskManager
 from pipeline.errors import UserError
 from stages._serving.requests import Message, Request, Sampling
 from stages.benchmarks._lm_eval_data import LocalSplits, local_data
-from stages.benchmarks._lm_eval_index import TASKS_DIR
+from stages.benchmarks._lm_eval_index import home
 from stages.benchmarks.base import Answered
 
 if TYPE_CHECKING:
@@ -105,15 +105,16 @@ def _loaded(config: "Config", data_dir: Path | None, cache_dir: Path) -> Iterato
         yield loaded
 
 
+@cache
 def _manager(name: str) -> TaskManager:
-    """That of the tasks shipped here if it is one of them, else lm-eval's."""
-    shipped = TaskManager(include_path=TASKS_DIR, include_defaults=False)
-    return shipped if name in shipped.all_tasks else lm_evals_tasks()
+    """Of the folder that defines it, here or in lm-eval; of all of lm-eval where that is not found."""
+    folder = home(name)
+    return TaskManager(include_path=folder, include_defaults=False) if folder else lm_evals_tasks()
 
 
 @cache
 def lm_evals_tasks() -> TaskManager:
-    """All of lm-eval's own; reading its thousands of files takes seconds."""
+    """All of lm-eval's own; reading its thousands of files takes eight seconds."""
     return TaskManager()
 
 

@@ -1,4 +1,4 @@
-"""Which data sets of the hub an lm-eval task, group or tag reads, found without lm-eval.
+"""Where an lm-eval task, group or tag is defined, and which data sets of the hub it reads, found without lm-eval.
 
 Its TaskManager takes seconds to read its thousands of files; planning and preflight may not.
 """
@@ -23,11 +23,20 @@ class Definition:
 
 def data_sets(name: str) -> frozenset[str]:
     """The `dataset_path`s, such as {"openai/gsm8k"}; empty where they are not found that easily (tasks in Python)."""
+    folder = home(name)
+    if folder is None:
+        return frozenset()
+    found = _definitions(folder)
+    return frozenset().union(*(found[each].data_sets for each in _closure(name, found)))
+
+
+def home(name: str) -> Path | None:
+    """The smallest folder known to define it and all below it; None where YAML files do not tell."""
     for folder in _folders(name):
         found = _definitions(folder)
-        if name in found and (names := _closure(name, found)) <= found.keys():
-            return frozenset().union(*(found[each].data_sets for each in names))
-    return frozenset()
+        if name in found and _closure(name, found) <= found.keys():
+            return folder
+    return None
 
 
 def _folders(name: str) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from pipeline.stage import Resources, Workspace
 from stages import export_adapter, generate, serve
 from stages._data.prompts import Chat
 from stages._serving.settings import Numerics
+from stages._serving.vllm_client import VllmClient
 from stages.benchmarks import AnyBenchmark, lm_eval, mt_bench
 from tests.stages.conftest import NUMBERS, artifact, write_tiny_model
 from tests.stages.templates import write_template
@@ -22,7 +23,7 @@ from tests.stages.trained_adapter import trained
 
 TOLERANCE = 1e-4
 """In nats, between the log-likelihoods of two engines in float32."""
-LENGTH = 64
+LENGTH = 192
 SERVE = serve.Config(dtype="float32", max_model_len=LENGTH, max_num_seqs=8, cpu_kv_cache_gib=1)
 IN_PROCESS = SERVE.model_copy(update={"engine": "transformers"})
 WORDS = NUMBERS.split()
@@ -105,15 +106,32 @@ def _task(given: tuple[str, str, str, list[dict[str, Any]]], folder: Path, use_t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("use_template", [True, False])
+@pytest.mark.parametrize(("use_template", "num_fewshot"), [(True, 0), (False, 0), (False, 5)])
 @pytest.mark.parametrize("with_adapter", [False, True])
-def test_likelihoods_of_choices_agree(with_adapter: bool, use_template: bool, served: Served, tmp_path: Path):
-    task = _task(CHOICE, tmp_path / "data", use_template)
+def test_likelihoods_of_choices_agree(
+    with_adapter: bool, use_template: bool, num_fewshot: int, served: Served, tmp_path: Path, by_step: list[int]
+):
+    """With worked examples, short choices are scored token by token after the shared context."""
+    task = _task(CHOICE, tmp_path / "data", use_template).model_copy(update={"num_fewshot": num_fewshot})
     adapter = served.adapter if with_adapter else None
     ours = served.answers(task, SERVE.numerics(), tmp_path / "vllm", adapter)
-    theirs = served.answers(task, IN_PROCESS.numerics(), tmp_path / "transformers", adapter)
     assert len(ours) == 4 * len(ROWS)
-    _agree(ours, theirs)
+    assert len(by_step) == (3 * len(ROWS) if num_fewshot else 0)
+    _agree(ours, served.answers(task, IN_PROCESS.numerics(), tmp_path / "transformers", adapter))
+
+
+@pytest.fixture
+def by_step(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens were scored each time that this was done one by one."""
+    seen: list[int] = []
+    original = VllmClient._by_step
+
+    async def counting(self: VllmClient, ids: tuple[int, ...], num_scored: int) -> Any:
+        seen.append(num_scored)
+        return await original(self, ids, num_scored)
+
+    monkeypatch.setattr(VllmClient, "_by_step", counting)
+    return seen
 
 
 @pytest.mark.slow
