@@ -3,9 +3,9 @@
 https://docs.vllm.ai/en/latest/usage/metrics.html
 """
 
-import http.client
 import re
-from urllib.parse import urlsplit
+
+from pipeline.served import fetch
 
 WAITING = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 """How many requests it has."""
@@ -20,23 +20,9 @@ def read_pulse(url: str, key: str | None, timeout_seconds: float) -> Pulse | Non
 
     Raises OSError when nobody answers in time, or not with 200; ValueError when the answer is something else.
     """
-    text = _metrics(url, key, timeout_seconds)
+    text = fetch(url, "/metrics", key, timeout_seconds).decode()
     waiting = [_total(name, text) for name in WAITING]
     return (*waiting, *(_total(name, text) for name in WORK)) if any(waiting) else None
-
-
-def _metrics(url: str, key: str | None, timeout_seconds: float) -> str:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout_seconds)
-    try:
-        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {key}"} if key else {})
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            raise ConnectionError(f"{url}/metrics: HTTP {response.status}")
-        return response.read().decode()
-    except http.client.HTTPException as error:
-        raise ValueError(f"{url}/metrics: {error!r}") from error
-    finally:
-        connection.close()
 
 
 def _total(name: str, text: str) -> float:

@@ -192,7 +192,7 @@ vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 1
 
 def test_the_pulse_is_what_the_server_counts(monkeypatch: pytest.MonkeyPatch):
     said = [METRICS % ("1.0", "7.0"), METRICS % ("1.0", "8.0"), METRICS % ("0.0", "8.0"), "no metrics"]
-    monkeypatch.setattr("stages._serving.pulse._metrics", lambda *_: said.pop(0))
+    monkeypatch.setattr("stages._serving.pulse.fetch", lambda *_: said.pop(0).encode())
     first, second = (serve.pulse("http://127.0.0.1:1", None, 1.0) for _ in range(2))
     assert first == (1.0, 0.0, 30.0, 7.0, 3.0)
     assert second != first
