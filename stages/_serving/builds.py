@@ -37,6 +37,6 @@ def _own() -> Build | None:
 def _asked(python: Path) -> Build | None:
     try:
         said = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=60, check=False).stdout
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return "cpu" if said.strip() == "cpu" else "gpu" if said.strip() == "gpu" else None
