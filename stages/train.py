@@ -42,6 +42,12 @@ class Config(StrictModel):
     """Stop after this many steps, whatever `num_epochs` says."""
     group_by_length: bool = False
     """Put samples of similar length into one batch: less padding, a slightly less random order."""
+    packing: bool = False
+    """Put a forward pass's samples into one row without padding, as many as fit, each attending to itself alone. The
+    steps, their samples and the weight of each token stay those of padded rows; only dropout draws differently.
+    """
+    pack_length: Positive | None = None
+    """Tokens of a packed row, at most; by default `per_device_batch_size` times those of the longest sample."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen base and of the computation; the optimizer always works in float32."""
@@ -53,6 +59,16 @@ class Config(StrictModel):
     checkpoint_every_steps: Positive | None = None
     """By default once a minute."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _packing_needs_no_grouping(self) -> Self:
+        if self.packing and self.group_by_length:
+            raise ValueError("group_by_length: found with packing, which leaves no padding to save; leave it out")
+        if self.pack_length and not self.packing:
+            raise ValueError(
+                f"pack_length: found {self.pack_length} without packing; add packing: true, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _quantized_weights_are_whole(self) -> Self:
@@ -95,6 +111,8 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
     from stages._weights.index import stored_tensors
 
     lines = layout.problems(config, layout.num_processes(resources)) + requirements.package_problems(config)
+    if "tokens" in known:
+        lines += layout.room_problems(config, known["tokens"].metrics()["length_max"])
     if "model" in known:
         shapes = {name: tensor.shape for name, tensor in stored_tensors(known["model"].path).items()}
         num_trainable = known["adapter"].metrics()["trainable_parameters"] if "adapter" in known else 0

@@ -18,14 +18,17 @@ _POOL = 50
 
 
 class Batch(NamedTuple):
-    """Right-padded rows. Causal attention never looks right, so padding needs no mask."""
+    """Right-padded rows of one sample each, or one row of several samples.
+
+    Causal attention never looks right, so padding needs no mask.
+    """
 
     input_ids: torch.Tensor
     """[B, T] int64; padding is token 0"""
     is_target: torch.Tensor
     """[B, T] bool: the token is to be predicted (from those before it)"""
-    num_tokens: int
-    """without padding"""
+    sample_lengths: list[int] | None = None
+    """of the samples that lie in the one row of a packed batch"""
 
 
 class TokenFile:
@@ -55,7 +58,16 @@ class TokenFile:
             input_ids[number, : self.lengths[row]] = self.input_ids[span]
             is_target[number, : self.lengths[row]] = self.loss_mask[span]
         is_target[:, 0] = False
-        return Batch(torch.from_numpy(input_ids), torch.from_numpy(is_target), int(self.lengths[rows].sum()))
+        return Batch(torch.from_numpy(input_ids), torch.from_numpy(is_target))
+
+    def packed(self, rows: np.ndarray) -> Batch:
+        """Rows as one, without padding."""
+        spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in rows]
+        input_ids = np.concatenate([self.input_ids[span] for span in spans]).astype(np.int64)
+        is_target = np.concatenate([self.loss_mask[span] for span in spans]).astype(bool)
+        lengths = self.lengths[rows]
+        is_target[lengths.cumsum() - lengths] = False
+        return Batch(torch.from_numpy(input_ids)[None], torch.from_numpy(is_target)[None], lengths.tolist())
 
 
 class Order:
@@ -103,8 +115,15 @@ def share(
     """
     ordered = rows[np.argsort(lengths[rows], kind="stable")[::-1]]
     passes = [ordered[start : start + per_device_batch_size] for start in range(0, len(rows), per_device_batch_size)]
-    num_rounds = -(-len(passes) // num_processes)
-    passes += [rows[:0]] * (num_rounds * num_processes - len(passes))
-    for number in range(num_rounds):  # to and fro: who had the longest of this round has the shortest of the next
+    passes += [rows[:0]] * (-len(passes) % num_processes)
+    yield from deal(passes, rank, num_processes)
+
+
+def deal(passes: list[np.ndarray], rank: int, num_processes: int) -> Iterator[np.ndarray]:
+    """The passes of one process, of a multiple of `num_processes` from the largest to the smallest.
+
+    To and fro: who had the longest of a round has the shortest of the next.
+    """
+    for number in range(len(passes) // num_processes):
         place = rank if number % 2 == 0 else num_processes - 1 - rank
         yield passes[number * num_processes + place]

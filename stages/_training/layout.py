@@ -70,5 +70,15 @@ def problems(config: Config, processes: int) -> list[str]:
     return []
 
 
+def room_problems(config: Config, longest: int) -> list[str]:
+    """Why a sample of so many tokens lies in no packed row."""
+    if config.pack_length is None or longest <= config.pack_length:
+        return []
+    return [
+        f"train.pack_length: got {config.pack_length}, must be >= the {longest} tokens of the longest sample; "
+        f"raise it, or lower tokenize.max_length"
+    ]
+
+
 def _list(numbers: list[int]) -> str:
     return " or ".join(str(number) for number in numbers[:8])

@@ -16,10 +16,12 @@ from deepspeed import comm
 from pipeline.errors import StepFailed
 from stages._training import checkpoints
 from stages._training import engine as engines
-from stages._training.batches import Order, TokenFile, share
+from stages._training.batches import Order, TokenFile
 from stages._training.checkpoints import Position
 from stages._training.objective import Objective
+from stages._training.packed_attention import attend_within_samples
 from stages._training.part import training_part
+from stages._training.passes import Passes
 from stages._training.schedule import learning_rate_factor
 from stages._training.spec import CHECKPOINTS_DIR, METRICS_FILE, RESULT_FILE, STOP_FILE, TrainSpec
 
@@ -40,9 +42,14 @@ class Loop:
             self.train.lengths, self.config.global_batch_size, self.config.seed, self.config.group_by_length
         )
         self.num_steps = min(self.config.num_epochs * self.order.steps_per_epoch, self.config.max_steps or sys.maxsize)
+        self.passes = Passes(self.train, spec)
         self.engine = engines.build(spec)
         self.part = training_part(spec, self.engine, self.num_steps)
         self.objective = Objective(self.engine.module)
+        if self.config.packing:
+            attend_within_samples(
+                self.engine, self.objective, torch.from_numpy(self.train.input_ids[: self.train.lengths[0]])
+            )
         self.checkpoints_dir = self.out / CHECKPOINTS_DIR
         self.saved_at = time.monotonic()
         self.asked_to_stop = False
@@ -99,10 +106,11 @@ class Loop:
         num_targets = max(1, self.train.num_targets(rows))
         world = comm.get_world_size()
         total = torch.zeros((), dtype=torch.float64)
-        passes = list(share(rows, self.train.lengths, self.spec.per_device_batch_size, comm.get_rank(), world))
+        passes = self.passes.own(rows)
         self.engine.train()
         for number, own_rows in enumerate(passes, start=1):
-            loss = self.objective.summed_loss(self.engine, self.train.batch(own_rows)) / num_targets
+            self.engine.set_gradient_accumulation_boundary(number == len(passes))  # packed steps differ in their passes
+            loss = self.objective.summed_loss(self.engine, self.passes.batch(own_rows)) / num_targets
             total += loss.detach().double().cpu()
             self.engine.backward(loss * world, scale_wrt_gas=False)
             if number < len(passes):
@@ -134,9 +142,9 @@ class Loop:
         rows = np.arange(len(tokens))
         self.engine.eval()
         total = torch.zeros((), dtype=torch.float64)
-        size = self.spec.per_device_batch_size
-        for own_rows in share(rows, tokens.lengths, size, comm.get_rank(), comm.get_world_size()):
-            batch = tokens.batch(own_rows if len(own_rows) else rows[:1])  # ZeRO-3 needs all to go through the model
+        passes = Passes(tokens, self.spec)
+        for own_rows in passes.own(rows):
+            batch = passes.batch(own_rows if len(own_rows) else rows[:1])  # ZeRO-3 needs all to go through the model
             loss = self.objective.summed_loss(self.engine, batch)
             total += loss.double().cpu() if len(own_rows) else 0.0
         _sum_over_processes(total, self.engine.device)

@@ -93,7 +93,8 @@ def _memory_need(
     Weights are divided among the processes at ZeRO stage 3, gradients from stage 2, optimizer states from stage 1.
     """
     copies = {stage: 1 if setup.zero_stage >= stage else shared.num_processes for stage in (1, 2, 3)}
-    tokens = shared.num_processes * shared.per_device_batch_size * size.max_length
+    row = getattr(setup, "pack_length", None) or shared.per_device_batch_size * size.max_length
+    tokens = shared.num_processes * row
     activations = tokens * size.num_activations * _width(setup) * ACTIVATION_FACTOR
     trained = size.num_trainable * (4 * copies[2] + state_bytes * copies[1])
     return weight_bytes * copies[3] + trained + activations + PROCESS_BYTES * shared.num_processes

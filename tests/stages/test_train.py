@@ -65,6 +65,19 @@ def test_order_is_a_function_of_seed_and_step(group_by_length):
     assert spread < 20 if group_by_length else spread > 40
 
 
+def test_grouping_by_length_saves_padding():
+    lengths = np.random.default_rng(0).integers(5, 100, 400)
+
+    def padding(group_by_length: bool) -> float:
+        order = Order(lengths, 8, 7, group_by_length)
+        passes = [own for step in range(order.steps_per_epoch) for own in share(order.rows(step), lengths, 8, 0, 1)]
+        padded = sum(len(own) * lengths[own].max() for own in passes)
+        return 1 - sum(lengths[own].sum() for own in passes) / padded
+
+    assert padding(group_by_length=False) > 0.3
+    assert padding(group_by_length=True) < 0.05
+
+
 def test_more_samples_a_step_than_there_are():
     with pytest.raises(UserError, match="must be <= the 3 training samples"):
         Order(np.array([5, 5, 5]), 4, 0, False)
@@ -91,7 +104,7 @@ def test_batches_pad_on_the_right(tiny_tokens_dir):
         assert batch.input_ids[number, :length].tolist() == tokens.input_ids[start : start + length].tolist()
         assert not batch.input_ids[number, length:].any()
         assert not batch.is_target[number, length:].any()
-    assert batch.num_tokens == tokens.lengths[rows].sum()
+    assert batch.sample_lengths is None
     assert int(batch.is_target.sum()) == tokens.num_targets(rows)
 
 
