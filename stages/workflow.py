@@ -7,7 +7,8 @@ answer benchmarks (`_workflow/evaluation.py`); one report shows it all.
 from collections.abc import Iterator
 
 from pipeline.step import Service, Step
-from stages._workflow.evaluation import Respondent, asked, evaluation_steps, respondents
+from stages._workflow.evaluation import Respondent, evaluation_steps, respondents
+from stages._workflow.problems import asked
 from stages._workflow.recipe import Recipe
 from stages._workflow.training import all_steps, prepare_model, train_tracks
 from stages.benchmarks import preflight
@@ -67,7 +68,7 @@ def problems(recipe: Recipe, pending: list[Step]) -> list[str]:
     """What can be found by looking at several sections together, before anything is downloaded."""
     stages = {step.stage for step in pending}
     lines = _size_problems(recipe) if "train" in stages and "prepare_model" in stages else []
-    if "generate" in stages:
+    if stages & {"generate", "decontaminate"}:
         lines += _benchmark_problems(recipe)
     return lines
 

@@ -23,7 +23,7 @@ WHAT_WENT_WRONG = {
 
 def write_notes(steps: Mapping[str, Step], results: Results) -> list[str]:
     """One sentence each, the most general first."""
-    return [*_model_notes(steps, results.models), *_benchmark_notes(results)]
+    return [*_model_notes(steps, results.models), *_data_notes(steps), *_benchmark_notes(results)]
 
 
 def _model_notes(steps: Mapping[str, Step], models: Sequence[str]) -> Iterator[str]:
@@ -36,6 +36,22 @@ def _model_notes(steps: Mapping[str, Step], models: Sequence[str]) -> Iterator[s
                 f"{owner or 'The base model'} has {show.count(num_parameters)} parameters. Results at this size show "
                 "that the method and the pipeline work; they do not say how large models would do."
             )
+
+
+def _data_notes(steps: Mapping[str, Step]) -> Iterator[str]:
+    """What is known about evaluation items in the training data of each track."""
+    for track in (name.rpartition("/")[0] for name, step in steps.items() if step.stage == "tokenize"):
+        step = steps.get(f"{track}/decontaminate")
+        if step is None:
+            yield f"{track}: the training data was not searched for evaluation items; `decontaminate` does that."
+            continue
+        train, too_short = step.metrics["train"], sum(step.metrics["num_too_short"].values())
+        of = ", ".join(f"{name} {show.grouped(number)}" for name, number in train["removed"].items())
+        yield (
+            f"{track}: {show.grouped(train['num_removed'])} of {show.grouped(train['num_rows'])} training rows were "
+            f"taken out because they repeat evaluation items{f' ({of})' if of else ''}; reworded ones are not found"
+            + (f", and {show.items(too_short)} of too few words were not looked for." if too_short else ".")
+        )
 
 
 def _benchmark_notes(results: Results) -> Iterator[str]:

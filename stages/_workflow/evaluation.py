@@ -13,11 +13,11 @@ from pipeline.stage import Resources
 from pipeline.step import Service, Step
 from stages._data.prompts import Prompt
 from stages._serving.endpoint import Endpoint
+from stages._workflow.problems import asked
 from stages._workflow.recipe import BASE, Benchmark, EvaluatedModel, JudgedBy, OtherModel, Recipe, Track
 from stages._workflow.training import Trained
-from stages.benchmarks import benchmark_module, on_mirror
+from stages.benchmarks import benchmark_module
 from stages.generate import Config as Generate
-from stages.judge import on_mirror as judge_on_mirror
 from stages.prepare_model import Config as PrepareModel
 from stages.score import Config as Score
 from stages.serve import Config as Serve
@@ -77,14 +77,6 @@ def respondents(recipe: Recipe, model: Step | None, tracks: dict[str, Trained]) 
         weights = model if adapters else made.result
         found[name] = Respondent(name, recipe.serve, weights, adapter, adapters, made.tokens)
     return {**found, **{name: _as_it_is(name, other, recipe) for name, other in recipe.models.items()}}
-
-
-def asked(benchmark: Benchmark, recipe: Recipe) -> Benchmark:
-    """With the mirror's files where it has them."""
-    if recipe.mirror is None or benchmark.data == "track":
-        return benchmark
-    judge = benchmark.judge and judge_on_mirror(benchmark.judge, recipe.mirror)
-    return benchmark.model_copy(update={"ask": on_mirror(benchmark.ask, recipe.mirror), "judge": judge})
 
 
 def _rounds(recipe: Recipe, model: Step | None, tracks: dict[str, Trained]) -> Iterator[Round]:

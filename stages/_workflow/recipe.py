@@ -10,6 +10,7 @@ from stages._data.prompts import Prompt
 from stages._serving.endpoint import Endpoint
 from stages.adapters.base import AdapterConfig
 from stages.benchmarks import AnyBenchmark, AnyScorer
+from stages.decontaminate import Overlap
 from stages.init_adapter import Config as InitAdapter
 from stages.judge import Config as Judge
 from stages.merge import Config as Merge
@@ -99,6 +100,9 @@ class Track(StrictModel):
     """One training set with the benchmarks that test what it teaches."""
 
     data: PrepareData
+    decontaminate: Overlap | None = None
+    """Take out training rows that repeat items of the benchmarks that test this track; {} for the usual rule. Off by
+    default: the paper does not do it."""
     tokenize: Tokenize
     benchmarks: dict[Name, Benchmark] = {}
 
@@ -156,6 +160,15 @@ class Recipe(StrictModel):
                 f"train.quantize: found {self.train.quantize} with method {self.init.adapter.method}, which trains the "
                 f"weights that would be quantized; use an adapter method, or leave quantize out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _decontamination_has_benchmarks(self) -> Self:
+        for name, track in self.tracks.items():
+            if track.decontaminate and not track.benchmarks and not self.benchmarks:
+                raise ValueError(
+                    f"tracks.{name}.decontaminate: found no benchmarks, expected some to compare the data with"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """The steps that make models.
 
-    prepare_model -> init_adapter ------------------\\
-         \\-> tokenize <- prepare_data                 train -> merge (or export_adapter, to be served unmerged)
+    prepare_model -> init_adapter -----------------------------------\\
+         \\-> tokenize <- (decontaminate <-) prepare_data                train -> merge (or export_adapter)
 
 A recipe's tracks share the model and the adapter's start; each has its own data and training.
 """
@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pipeline.step import Step
 from pipeline.strict import StrictModel
+from stages._workflow.problems import decontaminated
 from stages._workflow.recipe import Recipe, Track
 from stages.export_adapter import Config as ExportAdapter
 
@@ -23,6 +24,9 @@ class Trained:
     """One track's result."""
 
     data: Step
+    """As it was prepared: its test split is what benchmarks on the track's data ask."""
+    clean: Step
+    """Without repeated evaluation items, where that is asked for; else the same step."""
     tokens: Step
     init: Step
     trained: Step
@@ -58,15 +62,16 @@ def seeded(section: Section, recipe: Recipe) -> Section:
 def all_steps(tracks: dict[str, Trained]) -> Iterator[Step]:
     """In the order of execution."""
     for made in tracks.values():
-        yield from (made.data, made.tokens, made.init, made.trained, made.result)
+        yield from (made.data, made.clean, made.tokens, made.init, made.trained, made.result)
 
 
 def _train(name: str, track: Track, recipe: Recipe, model: Step, shared_init: Step | None) -> Trained:
     assert recipe.train
     resources = recipe.resources
     data = Step("prepare_data", seeded(track.data, recipe), name=f"{name}/prepare_data", resources=resources)
+    clean = decontaminated(name, recipe, data)
     tokens = Step(
-        "tokenize", track.tokenize, {"model": model, "data": data}, name=f"{name}/tokenize", resources=resources
+        "tokenize", track.tokenize, {"model": model, "data": clean}, name=f"{name}/tokenize", resources=resources
     )
     init = shared_init or _init(f"{name}/init_adapter", recipe, {"model": model, "tokens": tokens})
     inputs = {"model": model, "tokens": tokens, "adapter": init}
@@ -76,7 +81,7 @@ def _train(name: str, track: Track, recipe: Recipe, model: Step, shared_init: St
         result = Step("export_adapter", ExportAdapter(), inputs, name=f"{name}/export_adapter", resources=resources)
     else:
         result = Step("merge", recipe.merge, inputs, name=f"{name}/merge", resources=resources)
-    return Trained(data, tokens, init, trained, result)
+    return Trained(data, clean, tokens, init, trained, result)
 
 
 def _init(name: str, recipe: Recipe, inputs: dict[str, Step]) -> Step:

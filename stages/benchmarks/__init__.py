@@ -6,14 +6,17 @@
     score(scorer, config, answered, cache_dir) -> (Scores, items)
     problems(config) -> list[str]                    optional: why its own problems cannot be had here and now
     on_mirror(config, mirror) -> Config              optional: the same from a mirror folder instead of the hub
+    PROBLEM_FIELDS           the names of Config's fields that decide which problems there are, not how they are asked
+    questions(config, data_dir, cache_dir) -> pairs  optional: see `questions_of`
 
 A new benchmark is one file here and its name in the two unions below. Importing one loads nothing heavy.
 """
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
@@ -44,6 +47,8 @@ AnyScorer = Annotated[
 ]
 """Options of scoring, by the same names."""
 
+Record = TypeVar("Record", bound=StrictModel)
+
 
 def benchmark_module(record: StrictModel) -> ModuleType:
     """The module that a benchmark's Config or Scorer belongs to."""
@@ -60,3 +65,21 @@ def on_mirror(record: StrictModel, mirror: Path) -> StrictModel:
     """A benchmark's Config with the files of a mirror folder in place of the hub's, where it has them."""
     instead = getattr(benchmark_module(record), "on_mirror", None)
     return instead(record, mirror) if instead else record
+
+
+def only_problems(record: Record) -> Record:
+    """A benchmark's Config without how it asks, and without a limit: equal where the problems are the same."""
+    kept = ("name", *benchmark_module(record).PROBLEM_FIELDS)
+    return type(record)(**{name: getattr(record, name) for name in kept})
+
+
+def questions_of(record: StrictModel, data_dir: Path | None, cache_dir: Path) -> Iterable[tuple[str, str]]:
+    """(id, question) of each problem, without what the prompt says around it.
+
+    Of a conversation it is the first turn. Raises UserError for problems that cannot be read.
+    """
+    module = benchmark_module(record)
+    if hasattr(module, "questions"):
+        return module.questions(record, data_dir, cache_dir)
+    requests = module.requests(record, data_dir, cache_dir)
+    return [(request.id, request.doc.get("question", request.turns[0])) for request in requests]

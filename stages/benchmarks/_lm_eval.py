@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from stages._serving.requests import Message, Request, Sampling
 from stages.benchmarks._lm_eval_data import LocalSplits, local_data
 from stages.benchmarks._lm_eval_index import home
+from stages.benchmarks._lm_eval_items import question
 from stages.benchmarks.base import Answered
 
 if TYPE_CHECKING:
@@ -78,6 +79,17 @@ def collect_requests(config: "Config", data_dir: Path | None, cache_dir: Path) -
     if len({request.id for request in requests}) < len(requests):
         raise UserError(f"lm_eval: {config.task} asks two things under one number, which cannot be told apart here")
     return requests
+
+
+def collect_questions(config: "Config", data_dir: Path | None, cache_dir: Path) -> list[tuple[str, str]]:
+    """(TASK/DOCUMENT, question) of everything that the task is evaluated on."""
+    without_examples = config.model_copy(update={"num_fewshot": 0})
+    with _loaded(without_examples, data_dir, cache_dir) as loaded:
+        return [
+            (f"{name}/{number}", question(task, doc))
+            for name, task in loaded["tasks"].items()
+            for number, doc in enumerate(task.eval_docs)
+        ]
 
 
 def evaluate_stored(config: "Config", bootstrap_iters: int, answered: Answered, cache_dir: Path) -> dict[str, Any]:

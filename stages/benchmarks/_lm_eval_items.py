@@ -27,6 +27,17 @@ def task_items(task: str, samples: Iterable[Sample], primary: str, answered: Ans
     return list(items.values())
 
 
+def question(task: Any, doc: dict[str, Any]) -> str:
+    """The longest field that the document's prompt shows, so without the words that surround every question.
+
+    Where it shows none as it is, everything the document says. A task's own `doc_to_decontamination_query` is not
+    asked: most have none, and lm-eval fails on those that are templates.
+    """
+    prompt, fields = task.doc_to_text(doc), [value for value in doc.values() if isinstance(value, str)]
+    shown = [value for value in fields if value.strip() and value.strip() in str(prompt)]
+    return max(shown, key=len, default="\n".join(fields))
+
+
 def _blank(name: str, sample: Sample, requests: list[Request], answered: Answered) -> Item:
     hashes = {key: sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")}
     first = answered.answers[requests[0].id, 0, 0]

@@ -23,6 +23,7 @@ SOURCE = Source(
     hub_configs=("main",),
     fields=("question", "answer"),
 )
+PROBLEM_FIELDS = ("problems",)
 
 
 class Config(ZeroShot):

@@ -39,6 +39,7 @@ METRICS = ("marked", "hendrycks", "math_verify")
 
 Found = dict[str, str | None]
 """The text of an answer -> the mathematical answer in it."""
+PROBLEM_FIELDS = ("problems",)
 
 
 class Config(ZeroShot):

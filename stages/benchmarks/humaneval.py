@@ -25,6 +25,7 @@ COMPLETION_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """What begins after the function's end when a model continues the bare code (Chen et al., section 2.1)."""
 FIELDS = {"task_id": str, "prompt": str, "canonical_solution": str, "test": str, "entry_point": str}
 MIRRORED = ("HumanEval.jsonl.gz", "HumanEval.jsonl")
+PROBLEM_FIELDS = ("problems",)
 
 
 class Config(ProgramQuestions):

@@ -18,6 +18,7 @@ from stages.benchmarks.base import Answered, Item, Scores, answer_counts
 
 OTHER_NAMES = {"EleutherAI/hendrycks_math": "math"}
 """What data sets are called in mirror folders, beside their own names."""
+PROBLEM_FIELDS = ("task", "data")
 
 
 class Generation(StrictModel):
@@ -93,6 +94,13 @@ def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Req
     from stages.benchmarks._lm_eval import collect_requests
 
     return collect_requests(config, data_dir, cache_dir)
+
+
+def questions(config: Config, data_dir: Path | None, cache_dir: Path) -> list[tuple[str, str]]:
+    """What each document of the task asks."""
+    from stages.benchmarks._lm_eval import collect_questions
+
+    return collect_questions(config, data_dir, cache_dir)
 
 
 def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -> tuple[Scores, list[Item]]:

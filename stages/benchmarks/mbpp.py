@@ -46,6 +46,7 @@ FEW_SHOT = (
     "Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
 )
 WORKED = "{code}\n[DONE]\n\n"
+PROBLEM_FIELDS = ("problems", "split")
 
 
 class Config(ProgramQuestions):

@@ -32,6 +32,7 @@ TEMPERATURES = {
     "humanities": 0.1,
 }
 OTHER_TEMPERATURE = 0.7  # FastChat's for a category it does not know
+PROBLEM_FIELDS = ("questions",)
 
 
 class Config(StrictModel):

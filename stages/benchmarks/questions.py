@@ -18,6 +18,7 @@ from stages.benchmarks._zero_shot import refuse
 from stages.benchmarks.base import Answered, Item, Scores, answer_counts
 
 Name = Annotated[str, Field(min_length=1)]
+PROBLEM_FIELDS = ("file", "question", "answer", "id")
 
 
 def _check_pattern(pattern: str) -> str:

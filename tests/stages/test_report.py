@@ -119,7 +119,21 @@ def test_counts_and_notes_are_shown(synthetic, tmp_path):
     assert ["mt_bench", "base", "2", "7 truncated"] in table_rows(summary)
     assert "- mt_bench (not meaningful): the judge judges itself" in summary
     assert "135 million parameters" in summary
+    assert "- math: the training data was not searched for evaluation items" in summary
     assert "- mt_bench, math: 7 of its answers cut off at the length limit (2 items); a longer limit" in summary
+
+
+def test_what_decontamination_took_out_is_shown(synthetic, tmp_path):
+    add_training(synthetic)
+    train = {"num_rows": 7473, "num_removed": 2, "removed": {"gsm8k": 2}}
+    synthetic.add("math/decontaminate", ["math/prepare_data"], num_too_short={"gsm8k": 1}, train=train)
+    for model in ("base", "math"):
+        synthetic.add_score(model, "gsm8k", items([0, 1]))
+    folder, _ = write(synthetic, tmp_path / "out")
+    assert (
+        "- math: 2 of 7,473 training rows were taken out because they repeat evaluation items (gsm8k 2); reworded ones "
+        "are not found, and 1 item of too few words were not looked for."
+    ) in (folder / "summary.md").read_text()
 
 
 def test_baseline_alone_has_no_differences(synthetic, tmp_path):

@@ -173,3 +173,31 @@ def test_what_makes_no_sense_is_said_in_one_line(sections: dict[str, Any], said:
     (line,) = caught.value.problems
     assert said in line
     assert line.startswith(f"{tmp_path}/mine.yaml:1:")
+
+
+def _with_decontamination(gsm8k: dict[str, Any], **more: Any) -> dict[str, Any]:
+    own = {"ask": {"name": "lm_eval", "task": "arithmetic_word_problems"}, "data": "track"}
+    track = {**TRACK, "decontaminate": {}, "benchmarks": {"own": own}, **more}
+    return {**TRAINED, "tracks": {"math": track}, "benchmarks": {"gsm8k": {"ask": {"name": "gsm8k", **gsm8k}}}}
+
+
+def test_training_data_is_compared_with_every_benchmark_of_its_model(tmp_path: Path):
+    found = _steps(tmp_path, _with_decontamination({}))
+    clean = found["math/decontaminate"]
+    compared = clean.config.model_dump()["benchmarks"]
+    assert {name: each["data"] for name, each in compared.items()} == {"gsm8k": "own", "own": "track"}
+    assert found["math/tokenize"].inputs["data"] is clean
+    assert found["math/own/generate"].inputs["data"] is clean.inputs["data"] is found["math/prepare_data"]
+
+
+def test_how_a_benchmark_asks_trains_nothing_anew(tmp_path: Path):
+    plain = _steps(tmp_path, _with_decontamination({}))
+    other = _steps(tmp_path, _with_decontamination({"limit": 5, "max_tokens": 9, "prompt": "Q: {question}"}))
+    assert other["math/gsm8k/generate"].fingerprint != plain["math/gsm8k/generate"].fingerprint
+    assert other["math/train"].fingerprint == plain["math/train"].fingerprint
+
+
+def test_decontamination_is_off_unless_asked_for_and_then_has_benchmarks(tmp_path: Path):
+    assert "math/decontaminate" not in _steps(tmp_path, TRAINED)
+    with pytest.raises(UserError, match=r"tracks\.math\.decontaminate: found no benchmarks"):
+        _load(tmp_path, {**TRAINED, "tracks": {"math": {**TRACK, "decontaminate": {}}}})

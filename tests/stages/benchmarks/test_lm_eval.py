@@ -78,6 +78,17 @@ def _in_turn(texts: list[str]) -> Callable[[Request], str]:
     return lambda request: next(remaining)
 
 
+def test_questions_are_without_what_the_prompt_says_around_them(data_dir: Path, tmp_path: Path):
+    assert lm_eval.questions(ARITHMETIC, data_dir, tmp_path) == [
+        (f"arithmetic_word_problems/{number}", row["question"]) for number, row in enumerate(ROWS)
+    ]
+    gsm8k = lm_eval.Config(name="lm_eval", task="gsm8k", data={"openai/gsm8k": _write(tmp_path / "gsm8k", test=ROWS)})
+    assert [text for _, text in lm_eval.questions(gsm8k, None, tmp_path)] == [row["question"] for row in ROWS]
+    pages = _write(tmp_path / "wiki", test=WIKI_ROWS)  # a task whose documents have no prompt
+    wiki = lm_eval.Config(name="lm_eval", task="wikitext", data={"EleutherAI/wikitext_document_level": pages})
+    assert [text for _, text in lm_eval.questions(wiki, None, tmp_path)] == [row["page"] for row in WIKI_ROWS]
+
+
 def _likelihood(*texts: str) -> float:
     """Made up, but the same for equal texts whoever asks, and never twice the same for others."""
     return -(sum((position + 1) * ord(letter) for position, letter in enumerate("|".join(texts))) % 977) / 100
