@@ -34,7 +34,13 @@ class Resources(StrictModel):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_processes: int | None = None
-    """Training processes (ranks); by default one per GPU, or one per CPU core up to 2."""
+    """Training processes (ranks) of a node; by default one per GPU, or one per CPU core up to 2."""
+    nodes: list[str] | None = Field(None, min_length=1)
+    """Machines that train together, this one first; the others are reached over ssh and share the file system.
+    By default this one, or all of the Slurm allocation. `localhost` once more is one more agent on this machine.
+    """
+    rendezvous_port: int | None = Field(None, ge=1, le=65535)
+    """On which the first node is found by the others; by default a free one."""
     num_threads: int | None = None
     """CPU threads of a process; by default the cores shared out among the processes."""
     max_concurrent_requests: int | None = Field(None, ge=1)

@@ -1,28 +1,22 @@
-"""Start one worker process per device, wait for them, and turn what they leave behind into the step's ending."""
+"""Start the launch agents, watch them, and turn what they report into the step's ending."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
-import sys
+import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from pipeline.errors import StepFailed, Stopped, UserError
-from pipeline.guard import guarded
+from pipeline.errors import StepFailed, Stopped
 from pipeline.stage import Resources, Workspace
-from stages._training import layout
-from stages._training.spec import (
-    FAILURE_FILE,
-    RESULT_FILE,
-    SPEC_FILE,
-    STOP_FILE,
-    GradientSpec,
-    TrainSpec,
-    WorkerSpec,
-)
+from stages._training import layout, nodes, trouble
+from stages._training.agent import REPORT
+from stages._training.spec import RESULT_FILE, SPEC_FILE, STOP_FILE, GradientSpec, TrainSpec, WorkerSpec
 from stages.adapters.gradient import Estimate
 from stages.train import Config
 
@@ -31,6 +25,10 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 150.0
 """How long training workers may take to finish their step and save it if asked to stop; the engine kills after 180."""
+OTHERS_SECONDS = 2.0
+"""How long the other agents have to report what they saw, after the first one failed."""
+POLL_SECONDS = 0.1
+command = nodes.command
 
 
 def train(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
@@ -44,15 +42,26 @@ def run_workers(stage: str, spec: WorkerSpec, resources: Resources, stop_seconds
     Raises StepFailed or UserError with what a worker reported, or Stopped, after `stop_seconds` for them at most.
     """
     out = spec.out
-    for name in (RESULT_FILE, FAILURE_FILE, STOP_FILE):
+    for name in (RESULT_FILE, STOP_FILE):
         (out / name).unlink(missing_ok=True)
     (out / SPEC_FILE).write_text(spec.model_dump_json())
-    code = _wait(command(out / SPEC_FILE, layout.num_processes(resources)), environment(spec), out, stop_seconds)
-    if (out / FAILURE_FILE).exists():
-        failure = json.loads((out / FAILURE_FILE).read_text())
-        raise (UserError if failure["is_users"] else StepFailed)(failure["message"])
-    if code != 0 or not (out / RESULT_FILE).exists():
-        raise StepFailed(f"{stage}: a worker process ended with code {code}; its last lines are in the log")
+    meeting = nodes.reserve_master(resources, os.environ)
+    environ = environment(spec, is_loopback=layout.share_here(resources) == 1)
+    commands = nodes.commands(out / SPEC_FILE, resources, environ, meeting[1] if meeting else None)
+    agents = [Agent(each, environ) for each in commands]
+    try:
+        _wait(agents, out, stop_seconds)
+        reports = [report for each in agents for report in each.reports_until_now()]
+        endings = [each.ending for each in agents if each.process.poll()]
+    finally:
+        for each in agents:
+            each.kill()
+        if meeting:
+            meeting[0].close()
+    if endings:
+        trouble.explain(stage, spec, reports, endings[0])
+    if not (out / RESULT_FILE).exists():
+        raise StepFailed(f"{stage}: the workers ended without a result; their last lines are in the log")
     return dict(json.loads((out / RESULT_FILE).read_text()))
 
 
@@ -101,46 +110,79 @@ def make_gradient_spec(
     )
 
 
-def command(spec_file: Path, num_processes: int) -> list[str]:
-    """PyTorch's launcher for one node, on a free port of the loopback interface."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={num_processes}", "--nnodes=1"]
-    rendezvous = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1", "--max-restarts=0"]
-    return guarded([*launcher, *rendezvous, "-m", "stages._training.worker", str(spec_file)])
-
-
-def environment(spec: WorkerSpec) -> dict[str, str]:
+def environment(spec: WorkerSpec, is_loopback: bool = True) -> dict[str, str]:
     """This process's environment with what the workers need: threads, no network, the project on the path."""
-    project = str(Path(__file__).parents[2])
-    paths = [project, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(nodes.PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     ours = {
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": str(spec.num_threads),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2",  # handed on to the workers
     }
     if spec.device == "cpu":
-        ours |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
+        ours |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        ours |= {"GLOO_SOCKET_IFNAME": "lo"} if is_loopback else {}
     return {**os.environ, **ours}
 
 
-def _wait(arguments: list[str], environ: dict[str, str], out: Workspace, stop_seconds: float) -> int:
-    """The exit code. On Stopped the workers get to save where they are; on any other way out they are killed."""
-    process = subprocess.Popen(arguments, env=environ)
+class Agent:
+    """A launch agent that runs, or srun with all of them. Its input stays open for as long as this process lives."""
+
+    def __init__(self, command: nodes.Command, environ: dict[str, str]) -> None:
+        self.name = command.name
+        self._reports: list[dict[str, Any]] = []
+        self.process = subprocess.Popen(
+            command.words, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def ending(self) -> str:
+        """How the agent itself ended, for a message."""
+        return f"the launch agent on {self.name} ended with code {self.process.returncode}"
+
+    def reports_until_now(self) -> list[dict[str, Any]]:
+        """All of an agent that ended; what is killed afterwards reports no cause."""
+        if self.process.poll() is not None:
+            self._reader.join(timeout=OTHERS_SECONDS)
+        return list(self._reports)
+
+    def kill(self) -> None:
+        """End it if it still runs: the guard kills its whole tree at the second SIGTERM."""
+        while self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=1.0)
+        self._reader.join(timeout=OTHERS_SECONDS)
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream
+            stream.close()
+
+    def _read(self) -> None:
+        output: IO[bytes] | None = self.process.stdout
+        assert output
+        for line in output:
+            if line.startswith(REPORT):
+                self._reports.append(json.loads(line.removeprefix(REPORT)))
+            elif line.strip():
+                os.write(1, line)
+
+
+def _wait(agents: list[Agent], out: Workspace, stop_seconds: float) -> None:
+    """Until all agents ended, or one failed. On Stopped the workers get to save where they are."""
     try:
-        return process.wait()
+        _wait_for_all(agents)
     except Stopped:
         (out / STOP_FILE).touch()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # the last checkpoint has to do
-            process.wait(timeout=stop_seconds)
+        _wait_for_all(agents, stop_seconds)  # else the last checkpoint has to do
         raise
-    finally:
-        _kill(process)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a guarded command that still runs: the guard kills its whole tree at the second SIGTERM."""
-    while process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=1.0)
+def _wait_for_all(agents: list[Agent], seconds: float = math.inf) -> None:
+    """Return once all ended, after `seconds`, or `OTHERS_SECONDS` after one that failed."""
+    deadline, has_failed = time.monotonic() + seconds, False
+    while time.monotonic() < deadline and None in (codes := [each.process.poll() for each in agents]):
+        if any(codes) and not has_failed:
+            has_failed, deadline = True, min(deadline, time.monotonic() + OTHERS_SECONDS)
+        time.sleep(POLL_SECONDS)

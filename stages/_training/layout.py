@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline import machine
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from stages.train import Config
 
 MAX_CPU_PROCESSES = 2
+LOOPBACK = ("localhost", "127.0.0.1")
+"""Names in `resources.nodes` that mean this machine once more."""
 
 
 class Layout(NamedTuple):
@@ -28,7 +32,31 @@ def device(resources: Resources) -> str:
     return "cuda" if machine.gpus() else "cpu"
 
 
+def num_nodes(resources: Resources, environment: Mapping[str, str] = os.environ) -> int:
+    """As many as the recipe names; else as Slurm has given us; else one."""
+    if resources.nodes is not None:
+        return len(resources.nodes)
+    return int(environment.get("SLURM_JOB_NUM_NODES", "1"))
+
+
+def processes_here(resources: Resources) -> int:
+    """Training processes on this machine: of several nodes, if they are loopback names."""
+    nodes = resources.nodes or []
+    agents = 1 + sum(node in LOOPBACK for node in nodes[1:])
+    return agents * processes_per_node(resources)
+
+
+def share_here(resources: Resources) -> float:
+    """The part of all processes that is on this machine."""
+    return processes_here(resources) / num_processes(resources)
+
+
 def num_processes(resources: Resources) -> int:
+    """Over all nodes: the world size."""
+    return num_nodes(resources) * processes_per_node(resources)
+
+
+def processes_per_node(resources: Resources) -> int:
     """What the user asked for; else one per GPU, or one per core up to two."""
     if resources.num_processes:
         return resources.num_processes
@@ -39,7 +67,7 @@ def num_processes(resources: Resources) -> int:
 
 def num_threads(resources: Resources) -> int:
     """CPU threads of one process."""
-    return resources.num_threads or max(1, machine.cpu_count() // num_processes(resources))
+    return resources.num_threads or max(1, machine.cpu_count() // processes_here(resources))
 
 
 def layout(config: Config, processes: int) -> Layout:

@@ -43,7 +43,7 @@ class Size(NamedTuple):
 
 
 class Need(NamedTuple):
-    """Bytes, over all processes of this machine."""
+    """Bytes, over all processes of all nodes."""
 
     memory: float
     disk: float
@@ -75,6 +75,7 @@ def gradient_problems(estimate: Estimate, resources: Resources, size: Size) -> l
     shared = layout.Layout(num_processes, estimate.num_batches, -(-estimate.batch_size // num_processes))
     weights = size.num_parameters * _width(estimate)
     needed = _memory_need(estimate, shared, size, weights, 4 if estimate.zero_stage else 0)
+    needed *= layout.share_here(resources)
     memory, kind = _memory(resources)
     if needed <= memory:
         return []
@@ -124,9 +125,10 @@ def shortages(config: Config, resources: Resources, needed: Need, num_processes:
     """Lines for what of `needed` this machine does not have."""
     lines = []
     memory, kind = _memory(resources)
-    if needed.memory > memory:
+    here = needed.memory * layout.share_here(resources)
+    if here > memory:
         lines.append(
-            f"train: the model needs about {_gib(needed.memory)} at ZeRO stage {config.zero_stage} on {num_processes} "
+            f"train: the model needs about {_gib(here)} at ZeRO stage {config.zero_stage} on {num_processes} "
             f"processes in {config.dtype}, found {_gib(memory)} of {kind}; use a higher zero_stage, bfloat16, "
             f"a smaller per_device_batch_size, or fewer processes (resources.num_processes)"
         )

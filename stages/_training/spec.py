@@ -8,7 +8,6 @@ from stages.train import Config
 
 SPEC_FILE = ".spec.json"
 RESULT_FILE = ".result.json"
-FAILURE_FILE = ".failure.json"
 STOP_FILE = ".stop"
 CHECKPOINTS_DIR = ".checkpoints"
 METRICS_FILE = "metrics.jsonl"
