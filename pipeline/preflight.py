@@ -1,6 +1,7 @@
 """Everything that can be checked before hours are spent, checked first and reported together."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -9,18 +10,22 @@ from pipeline.stage import load_stage
 from pipeline.step import Step, Work
 from pipeline.store import Store
 
+_AT_ONCE = 4
+
 
 def check(plan: Plan, pending: list[Step], store: Store) -> None:
     """Ask the workflow, and every stage and service of `pending`, for problems. Raises UserError with all of them."""
     problems = _store_problems(store.root) + [
         f"{plan.name}: {problem}" for problem in workflow().problems(plan.recipe, pending)
     ]
-    asked: set[str] = set()
+    asked: dict[str, tuple[str, Work]] = {}
     for step in pending:
         for work in filter(None, (step, step.service)):
-            if work.fingerprint not in asked:
-                asked.add(work.fingerprint)
-                problems += [f"{step.name}: {problem}" for problem in problems_of(work, store)]
+            asked.setdefault(work.fingerprint, (step.name, work))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # a stage may ask another program, which takes seconds
+        answers = pool.map(lambda owned: problems_of(owned[1], store), asked.values())
+        for (name, _), lines in zip(asked.values(), answers, strict=True):
+            problems += [f"{name}: {line}" for line in lines]
     if problems:
         raise UserError(*_grouped(problems))
 

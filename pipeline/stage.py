@@ -7,6 +7,8 @@ A stage is a module `stages.<name>` with
     class Inputs(StrictModel)         role -> Artifact, Artifact | None, or dict[str, Artifact]
     run(config, inputs, out, resources) -> metrics      a dict that JSON can hold
     preflight(config, resources, known) -> list[str]    optional: problems found before any work, cheaply
+    shown(config, resources) -> dict[str, dict]         optional: what `plan --show NAME` prints of a step, by name: how
+                                      its work will be set up, as JSON can hold it; cheaply
     class Export(StrictModel)         optional: what `export` can be asked for: `format` (a Literal, the usual one its
                                       default), and `rank` and `dtype` where they mean something
     export(config, inputs, artifact, out, options, resources) -> report     optional: write `artifact`, the stage's
@@ -24,7 +26,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.strict import StrictModel
+from pipeline.strict import LocalPath, StrictModel
 
 PROGRESS = ".progress.json"
 
@@ -43,6 +45,8 @@ class Resources(StrictModel):
     """On which the first node is found by the others; by default a free one."""
     num_threads: int | None = None
     """CPU threads of a process; by default the cores shared out among the processes."""
+    offload_dir: LocalPath | None = None
+    """A folder on a fast local disk, for what training moves out of memory (`nvme`); what is left there is removed."""
     max_concurrent_requests: int | None = Field(None, ge=1)
     """Requests that an endpoint gets at once; by default 16."""
     max_requests_per_minute: float | None = Field(None, gt=0)

@@ -7,12 +7,13 @@ own (`stages._training.worker`), one per GPU or two on a CPU; a rerun goes on fr
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
+from stages._training.contradictions import contradictions
 from stages._weights.architecture import Shapes
 
 VERSION = 2
@@ -28,9 +29,19 @@ class Config(StrictModel):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """The share of steps in which the learning rate rises from zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: Literal["adamw", "rmsprop", "adamw_8bit"] = "adamw"
+    """`rmsprop` is PyTorch's, tried in the paper's Tables 10 and 11; `adamw_8bit` is bitsandbytes', whose two running
+    means take 8 bits each.
+    """
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    rmsprop_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """The share of the running mean of squares that a step keeps. The paper gives no settings of RMSProp: these are
+    PyTorch's.
+    """
+    rmsprop_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rmsprop_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient to this norm; null leaves it."""
     global_batch_size: Positive = 4
@@ -49,8 +60,39 @@ class Config(StrictModel):
     pack_length: Positive | None = None
     """Tokens of a packed row, at most; by default `per_device_batch_size` times those of the longest sample."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the frozen base and of the computation; the optimizer always works in float32."""
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """Keep the optimizer's states, and step, in the memory of the CPU (from stage 1 on) or in files (stage 3).
+
+    It belongs to the recipe, as `zero_stage` does, because the step is done by another kernel with its own rounding.
+    """
+    offload_parameters: Literal["none", "cpu", "nvme"] = "none"
+    """Keep the weights there and fetch each when it is needed (stage 3)."""
+    deepspeed: dict[str, JsonValue] = {}
+    """Raw keys of DeepSpeed's configuration that have no field here, such as zero_optimization.reduce_bucket_size."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the frozen base and of the computation; the optimizer always works in float32. `float16` is for GPUs."""
+    loss_scale: Literal["dynamic"] | Annotated[float, Field(gt=0)] = "dynamic"
+    """What the loss is multiplied by in float16, so that small gradients do not vanish. A dynamic scale is halved when
+    a gradient overflows, and the batch repeated; a fixed one fails then.
+    """
+    initial_loss_scale_power: Annotated[int, Field(ge=0, le=32)] = 16
+    """A dynamic scale starts at two to this power."""
+    loss_scale_window: Positive = 1000
+    """After so many steps without overflow a dynamic scale is doubled."""
+    gradient_checkpointing: bool = False
+    """Compute a layer's activations again in the backward pass instead of keeping them: about a third more time for far
+    less memory.
+    """
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """`auto` is FlashAttention 2 where it is installed, the device is a GPU and the dtype has 16 bits, else PyTorch's
+    sdpa where the model has it.
+    """
+    compile: bool = False
+    """Compile each layer with torch.compile; the first steps take minutes for it."""
+    liger: bool = False
+    """Liger's kernels for norms, rotary embeddings and gated layers, on GPUs (package liger-kernel); not its loss, for
+    logits are computed only where a label is.
+    """
     quantize: Literal["nf4", "fp4"] | None = None
     """Keep the weights under the adapter in 4 bits, as QLoRA does: normal floats or plain ones. What a method takes off
     the base is taken off first. The whole base is in memory in `dtype` while it is loaded, and the merge goes into the
@@ -71,12 +113,9 @@ class Config(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _quantized_weights_are_whole(self) -> Self:
-        if self.quantize and self.zero_stage == 3:
-            raise ValueError(
-                f"quantize: found {self.quantize} with zero_stage: 3, which cannot divide 4-bit weights among "
-                f"processes; use zero_stage 0, 1 or 2, or leave quantize out"
-            )
+    def _fields_go_together(self) -> Self:
+        if problems := list(contradictions(self)):
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -106,11 +145,12 @@ class Inputs(StrictModel):
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
-    """Batch arithmetic, and memory and disk for a model that is there."""
-    from stages._training import layout, requirements
+    """Batch arithmetic, packages and devices, DeepSpeed's opinion, and memory and disk for a model that is there."""
+    from stages._training import availability, layout, requirements, validation
     from stages._weights.index import stored_tensors
 
-    lines = layout.problems(config, layout.num_processes(resources)) + requirements.package_problems(config)
+    lines = layout.problems(config, layout.num_processes(resources)) + availability.problems(config, resources)
+    lines += validation.problems(config, resources)
     if "tokens" in known:
         lines += layout.room_problems(config, known["tokens"].metrics()["length_max"])
     if "model" in known:
@@ -119,6 +159,18 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
         length = known["tokens"].metrics()["length_max"] if "tokens" in known else requirements.DEFAULT_LENGTH
         lines += requirements.problems(config, resources, requirements.size_of(shapes, num_trainable, length))
     return lines
+
+
+def shown(config: Config, resources: Resources) -> dict[str, dict[str, Any]]:
+    """DeepSpeed's configuration on this machine. Raises UserError for a batch that cannot be shared out."""
+    from stages._training import layout
+    from stages._training.deepspeed_config import deepspeed_config
+
+    num_processes = layout.num_processes(resources)
+    if problems := layout.problems(config, num_processes):
+        raise UserError(*problems)
+    shared = layout.layout(config, num_processes)
+    return {"deepspeed": deepspeed_config(config, shared, layout.device(resources), resources.offload_dir)}
 
 
 def size_problems(

@@ -1,7 +1,8 @@
 """`plan RECIPE`: the steps, their state, and for what is not cached the reason."""
 
 import argparse
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import arguments as shared
 
@@ -14,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_recipe(parser)
     shared.add_store(parser)
     parser.add_argument("--tree", action="store_true", help="show what each step reads, as a tree")
+    parser.add_argument("--show", metavar="NAME", help="print how steps will be set up, as JSON: deepspeed, for one")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -21,6 +23,9 @@ def main(arguments: argparse.Namespace) -> int:
     from pipeline.plan import state
 
     plan, store = shared.open_plan(arguments)
+    if arguments.show:
+        print(json.dumps(_shown(plan, arguments.show), indent=2))
+        return 0
     recorded = history.read(store, arguments.recipe).steps
     states = {step.fingerprint: state(step, store, recorded) for step in plan.steps}
     if arguments.tree:
@@ -29,6 +34,22 @@ def main(arguments: argparse.Namespace) -> int:
         _print_table(plan, states, {step.name: _reason(step, states, store, recorded) for step in plan.steps})
     _print_totals(plan, states)
     return 0
+
+
+def _shown(plan: "Plan", name: str) -> dict[str, Any]:
+    """Step -> what its stage shows under that name. Raises UserError for a name that no step of the plan knows."""
+    from pipeline.errors import UserError
+    from pipeline.stage import load_stage
+
+    shown: dict[str, dict[str, Any]] = {}
+    for step in plan.steps:
+        ask = getattr(load_stage(step.stage), "shown", None)
+        for known, value in (ask(step.config, step.resources) if ask else {}).items():
+            shown.setdefault(known, {})[step.name] = value
+    if name not in shown:
+        known_names = ", ".join(sorted(shown)) or "nothing, its stages have nothing to show"
+        raise UserError(f"plan --show: found {name}, expected one of what {plan.name} can show: {known_names}")
+    return shown[name]
 
 
 def _reason(step: "Step", states: "dict[str, State]", store: object, recorded: dict[str, str]) -> str:

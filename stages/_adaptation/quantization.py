@@ -18,7 +18,7 @@ class Quantization(StrictModel):
     """The quantised base of one training."""
 
     kind: Literal["nf4", "fp4"]
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Literal["float32", "bfloat16", "float16"]
     """Of everything else, and of the computation."""
 
     def write(self, trained_dir: Path) -> None:

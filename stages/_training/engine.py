@@ -17,14 +17,12 @@ from stages._adaptation.quantization import Quantization
 from stages._adaptation.start import read_adapter
 from stages._peft.config import CONFIG_FILE, WEIGHTS_FILE
 from stages._peft.load import load_adapter, subtract_update
-from stages._training import full, whole
+from stages._training import acceleration, full, optimizers, whole
+from stages._training.deepspeed_config import deepspeed_config
+from stages._training.layout import Layout
 from stages._training.spec import TrainSpec, WorkerSpec
-from stages.adapters.base import AdapterConfig, Factor, MethodConfig
+from stages.adapters.base import AdapterConfig
 from stages.adapters.training import TrainingPart
-from stages.train import Config
-
-RATE_FACTOR = "rate_factor"
-"""The entry of an optimizer's parameter group that its learning rate is multiplied by."""
 
 
 def start_processes(spec: WorkerSpec) -> None:
@@ -47,33 +45,25 @@ def leave_processes() -> None:
     deepspeed.comm.destroy_process_group()
 
 
-def deepspeed_config(spec: WorkerSpec, num_processes: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for this recipe."""
-    config = spec.config
-    return {
-        "train_batch_size": spec.per_device_batch_size * spec.accumulation * num_processes,
-        "train_micro_batch_size_per_gpu": spec.per_device_batch_size,
-        "gradient_accumulation_steps": spec.accumulation,
-        "gradient_clipping": config.max_gradient_norm or 0.0,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": spec.device == "cuda"},
-        "bf16": {"enabled": config.dtype == "bfloat16"},
-        "steps_per_print": 10**9,
-    }
+def settings(spec: WorkerSpec) -> dict[str, Any]:
+    """DeepSpeed's configuration for these workers."""
+    shared = Layout(deepspeed.comm.get_world_size(), spec.accumulation, spec.per_device_batch_size)
+    return deepspeed_config(spec.config, shared, spec.device, spec.offload_dir)
 
 
 def build(spec: TrainSpec) -> Any:
     """The engine, its module a PeftModel at its start: W (less the start, where it is subtracted) + s B N A."""
-    settings = deepspeed_config(spec, deepspeed.comm.get_world_size())
-    model = load_model(spec, settings)
-    optimizer = adamw(model, spec.config, read_adapter(spec.adapter_dir))
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+    chosen = settings(spec)
+    model = load_model(spec, chosen)
+    optimizer = optimizers.build(model, spec.config, read_adapter(spec.adapter_dir))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=chosen, dist_init_required=False)
     return engine
 
 
-def load_model(spec: TrainSpec, settings: dict[str, Any]) -> Any:
+def load_model(spec: TrainSpec, chosen: dict[str, Any]) -> Any:
     """A PeftModel with the adapter at its start; for full fine-tuning, the base with everything to be trained."""
     method = read_adapter(spec.adapter_dir)
-    with partitioning(settings):
+    with partitioning(chosen):
         base = load_base(spec)
         if not isinstance(method, AdapterConfig):
             return full.trainable(base, spec.model_dir)
@@ -88,51 +78,30 @@ def load_model(spec: TrainSpec, settings: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def partitioning(settings: dict[str, Any]) -> Iterator[None]:
+def partitioning(chosen: dict[str, Any]) -> Iterator[None]:
     """Inside, at ZeRO stage 3, each process loads and adapts its own part of a model only."""
-    alive = HfDeepSpeedConfig(settings) if settings["zero_optimization"]["stage"] == 3 else None
+    alive = HfDeepSpeedConfig(chosen) if chosen["zero_optimization"]["stage"] == 3 else None
     yield
     del alive  # transformers and PEFT ask for it while it exists
 
 
 def load_base(spec: WorkerSpec) -> Any:
-    """The base in the dtype of the computation."""
+    """The base in the dtype and with the attention of the computation."""
     base = AutoModelForCausalLM.from_pretrained(
-        spec.model_dir, dtype=getattr(torch, spec.config.dtype), local_files_only=True
+        spec.model_dir,
+        dtype=getattr(torch, spec.config.dtype),
+        attn_implementation=acceleration.attention(spec.config, spec.device),
+        local_files_only=True,
     )
     base.config.use_cache = False
+    acceleration.prepare(base, spec.config)
     return base
-
-
-def adamw(model: torch.nn.Module, config: Config, adapter: MethodConfig) -> torch.optim.AdamW:
-    """AdamW over the trained factors; its rates are set at each step."""
-    return torch.optim.AdamW(
-        rate_groups(model, adapter),
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-    )
-
-
-def rate_groups(model: torch.nn.Module, adapter: MethodConfig) -> list[dict[str, Any]]:
-    """The trained parameters, in groups of one learning rate: one group, if the method has no rates of its own."""
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault(_rate_factor(name, adapter), []).append(parameter)
-    return [{"params": parameters, RATE_FACTOR: factor} for factor, parameters in groups.items()]
-
-
-def _rate_factor(name: str, adapter: MethodConfig) -> float:
-    letters: tuple[Factor, ...] = ("A", "N", "B")
-    return next((adapter.rate_factor(letter) for letter in letters if f".lora_{letter}." in name), 1.0)
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
     """For the step to come."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate * group[RATE_FACTOR]
+        group["lr"] = rate * group[optimizers.RATE_FACTOR]
 
 
 def finish_step(engine: Any) -> float:

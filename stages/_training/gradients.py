@@ -56,7 +56,7 @@ def _passes(spec: GradientSpec, tokens: TokenFile) -> Iterator[Pass]:
 
 def _build(spec: GradientSpec) -> Any:
     """An engine around the base, of which only the chosen weights require a gradient."""
-    settings = engines.deepspeed_config(spec, comm.get_world_size()) | {"zero_allow_untested_optimizer": True}
+    settings = engines.settings(spec) | {"zero_allow_untested_optimizer": True}
     with engines.partitioning(settings):
         model = engines.load_base(spec).requires_grad_(False)
     weights = [weight.requires_grad_() for weight in _weights(model, spec).values()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -33,7 +35,12 @@ command = nodes.command
 
 def train(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Train to the end; the step's metrics. Raises what `run_workers` raises."""
-    return run_workers("train", make_spec(config, inputs, out, resources), resources, STOP_SECONDS)
+    spec = make_spec(config, inputs, out, resources)
+    try:
+        return run_workers("train", spec, resources, STOP_SECONDS)
+    finally:
+        if spec.offload_dir:
+            shutil.rmtree(spec.offload_dir, ignore_errors=True)  # checkpoints have their own copy
 
 
 def run_workers(stage: str, spec: WorkerSpec, resources: Resources, stop_seconds: float = 0.0) -> dict[str, Any]:
@@ -78,7 +85,13 @@ def make_spec(config: Config, inputs: Inputs, out: Workspace, resources: Resourc
         num_threads=layout.num_threads(resources),
         accumulation=shared.accumulation,
         per_device_batch_size=shared.per_device_batch_size,
+        offload_dir=_own_folder(resources.offload_dir, out),
     )
+
+
+def _own_folder(shared: Path | None, out: Workspace) -> Path | None:
+    """A folder that no other run uses, and a rerun of this one finds again."""
+    return shared and shared / f"train-{hashlib.sha256(str(out.path.absolute()).encode()).hexdigest()[:16]}"
 
 
 def make_gradient_spec(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,13 +103,6 @@ def _memory_need(
 def _width(setup: Config | Estimate) -> int:
     """Bytes of a number."""
     return 4 if setup.dtype == "float32" else 2
-
-
-def package_problems(config: Config) -> list[str]:
-    """A line if a package that this config needs is not installed."""
-    if config.quantize is None or importlib.util.find_spec("bitsandbytes"):
-        return []
-    return [f"train.quantize: got {config.quantize}, which needs the package bitsandbytes; install it, or use null"]
 
 
 def problems(config: Config, resources: Resources, size: Size) -> list[str]:

@@ -25,6 +25,8 @@ class WorkerSpec(StrictModel):
     num_threads: int
     accumulation: int
     per_device_batch_size: int
+    offload_dir: Path | None = None
+    """Where `nvme` offload keeps this run's files."""
 
     @property
     def out(self) -> Workspace:

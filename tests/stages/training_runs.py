@@ -19,14 +19,14 @@ from stages._training.spec import CHECKPOINTS_DIR, METRICS_FILE, TrainSpec, Work
 
 def partition_everything() -> None:
     """ZeRO-3 keeps small parameters whole on every process: all of a tiny model's, and then nothing is tested."""
-    usual = engines.deepspeed_config
+    usual = engines.settings
 
-    def config(spec: WorkerSpec, num_processes: int) -> dict[str, Any]:
-        settings = usual(spec, num_processes)
-        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        return settings
+    def settings(spec: WorkerSpec) -> dict[str, Any]:
+        chosen = usual(spec)
+        chosen["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return chosen
 
-    engines.deepspeed_config = config
+    engines.settings = settings
 
 
 def main(runs_file: str) -> None:

@@ -10,7 +10,8 @@ from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 
 from stages import train
-from stages._training.engine import adamw, rate_groups, set_learning_rate
+from stages._training.engine import set_learning_rate
+from stages._training.optimizers import build, rate_groups
 from stages.adapters import lora, loraplus
 
 
@@ -31,7 +32,7 @@ def rates(optimizer: torch.optim.Optimizer) -> dict[int, float]:
 
 def test_rates_are_those_of_peft(model):
     chosen = loraplus.Config(method="loraplus", rank=2, learning_rate_ratio=7.0)
-    ours: Any = adamw(model, train.Config(), chosen)
+    ours: Any = build(model, train.Config(), chosen)
     theirs = create_loraplus_optimizer(model, torch.optim.AdamW, lr=3e-4, loraplus_lr_ratio=7.0)
     set_learning_rate(SimpleNamespace(optimizer=ours), 3e-4)
     assert rates(ours) == rates(theirs)
