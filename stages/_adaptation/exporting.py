@@ -84,7 +84,7 @@ def export_trained(
     if not isinstance(adapter, AdapterConfig):
         raise UserError(f"--format peft-lora: {adapter.method} trains the whole model, no adapter; use --format merged")
     shutil.copyfile(trained_dir / TEMPLATE_FILE, out / TEMPLATE_FILE)
-    report = _export(adapter, model, read_updates(init_dir, trained_dir, adapter), form, out, resources)
+    report = _export(adapter, model, read_updates(model.path, init_dir, trained_dir, adapter), form, out, resources)
     if quantization := read_quantization(trained_dir):
         report["notes"].append(
             f"trained on a base in {quantization.kind}, written for the base as it was: merge measures the difference"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from safetensors import safe_open
 
 from pipeline import machine
 from pipeline.errors import StepFailed
@@ -19,10 +18,13 @@ from stages._adaptation.quantization import probe_losses, read_quantization
 from stages._adaptation.start import read_adapter
 from stages._data.chat_files import write_chat_files
 from stages._data.template import Template
-from stages._peft.load import load_factors
+from stages._peft.load import FactorsFile, load_factors
+from stages._weights import refusals
+from stages._weights.architecture import read_config
 from stages._weights.folder import copy_small_files, state_dtype
-from stages._weights.index import shard_files, stored_tensors
+from stages._weights.index import stored_tensors
 from stages._weights.matrix import TORCH_DTYPE
+from stages._weights.reading import read_tensor
 from stages._weights.writing import ShardWriter
 from stages.adapters.algebra import product
 from stages.adapters.base import AdapterConfig, Factors, MethodConfig
@@ -57,15 +59,46 @@ class Update(NamedTuple):
     def delta(self, dtype: torch.dtype) -> torch.Tensor:
         """What is added to W, before any rescaling [O, I], multiplied in `dtype`."""
         delta_OI = product(self.trained, self.scaling, dtype)
-        return delta_OI if self.start is None else delta_OI - product(self.start, self.scaling, dtype)
+        return delta_OI if self.start is None else delta_OI.sub_(product(self.start, self.scaling, dtype))
 
     def applied(self, weight_OI: torch.Tensor) -> torch.Tensor:
         """The adapted weight, in the dtype of `weight_OI`."""
-        adapted_OI = weight_OI + self.delta(weight_OI.dtype)
+        adapted_OI = self.delta(weight_OI.dtype).add_(weight_OI)
         if self.trained.magnitude_O is None:
             return adapted_OI
         lengths_O = torch.linalg.vector_norm(adapted_OI, dim=1)
-        return adapted_OI * (self.trained.magnitude_O.to(weight_OI.dtype) / lengths_O)[:, None]
+        return adapted_OI.mul_((self.trained.magnitude_O.to(weight_OI.dtype) / lengths_O)[:, None])
+
+
+class Updates(Mapping[str, Update]):
+    """Module name -> its update. Each is read from the files when it is asked for, so that none is held."""
+
+    def __init__(self, start: FactorsFile, trained: FactorsFile, adapter: AdapterConfig) -> None:
+        self._start, self._trained, self._adapter = start, trained, adapter
+
+    def __getitem__(self, module: str) -> Update:
+        start = self._start[module] if self._adapter.subtracts_start else None
+        return Update(self._trained[module], start, self._adapter.for_module(module).scaling)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._trained)
+
+    def __len__(self) -> int:
+        return len(self._trained)
+
+    def problems(self, model_dir: Path) -> list[str]:
+        """Why an update has no place in this base, one line for each reason."""
+        stored = stored_tensors(model_dir)
+        shapes = {name: tensor.shape for name, tensor in stored.items()}
+        dtypes = {name: tensor.dtype for name, tensor in stored.items()}
+        refused = refusals.reasons(shapes, dtypes, read_config(model_dir))
+        lines = refusals.lines({module: refused[module] for module in self if module in refused})
+        return lines + [
+            f"{module} is {' x '.join(map(str, shapes[name]))}, its factors are of a matrix of "
+            f"{' x '.join(map(str, self._trained.shape(module)))}"
+            for module in self
+            if (name := f"{module}.weight") in shapes and shapes[name] != self._trained.shape(module)
+        ]
 
 
 def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: Resources) -> dict[str, Any]:
@@ -79,6 +112,7 @@ def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: R
     template = Template.load(trained_dir)
     template.save(out.path)
     write_chat_files(template, out.path)
+    verification.account_for_tensors(model_dir, out.path, changes, dtype)
     layers = verification.layer_errors(model_dir, out.path, changes)
     answers = verification.compare_answers(lambda: load_trained(sources, adapter), out.path)
     quantization = read_quantization(trained_dir)
@@ -100,7 +134,7 @@ def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: R
 def read_changes(sources: Sources, method: MethodConfig) -> Mapping[str, Change]:
     """Name of a tensor less ".weight" -> what becomes of it."""
     if isinstance(method, AdapterConfig):
-        return read_updates(sources.init_dir, sources.trained_dir, method)
+        return read_updates(sources.model_dir, sources.init_dir, sources.trained_dir, method)
     return full.read_trained(sources.model_dir, sources.trained_dir)
 
 
@@ -112,19 +146,18 @@ def load_trained(sources: Sources, method: MethodConfig, dtype: torch.dtype = to
     return load_adapted(sources.model_dir, sources.trained_dir, start_dir=start_dir, dtype=dtype)
 
 
-def read_updates(init_dir: Path, trained_dir: Path, adapter: AdapterConfig) -> dict[str, Update]:
-    """Module name -> its update. Raises StepFailed if start and result are not of the same matrices."""
+def read_updates(model_dir: Path, init_dir: Path, trained_dir: Path, adapter: AdapterConfig) -> Updates:
+    """Module name -> its update. Raises StepFailed if start and result are not of the same matrices, or those have no
+    place in the base: an embedding, an output head (tied or not), another shape.
+    """
     trained, start = load_factors(trained_dir), load_factors(init_dir)
-    if trained.keys() != start.keys():
+    if {module: trained.shape(module) for module in trained} != {module: start.shape(module) for module in start}:
         raise StepFailed(f"merge: {trained_dir} and {init_dir} adapt different matrices; they are not of one training")
-    return {
-        module: Update(
-            trained[module],
-            start[module] if adapter.subtracts_start else None,
-            adapter.for_module(module).scaling,
-        )
-        for module in trained
-    }
+    updates = Updates(start, trained, adapter)
+    if problems := updates.problems(model_dir):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise StepFailed(f"merge: {problems[0]}{more}; the adapter is not one of this base's linear layers")
+    return updates
 
 
 def write_merged(model_dir: Path, changes: Mapping[str, Change], dtype: torch.dtype, out: Workspace) -> ShardWriter:
@@ -141,12 +174,9 @@ def write_merged(model_dir: Path, changes: Mapping[str, Change], dtype: torch.dt
     copy_small_files(model_dir, out.path)
     state_dtype(out.path, _name(dtype))
     writer = ShardWriter(out.path)
-    for shard in shard_files(model_dir):
-        with safe_open(shard, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                change = changes.get(name.removesuffix(".weight"))
-                writer.add(name, _merged(file.get_tensor(name), change, dtype))
-                out.progress(writer.num_tensors, len(names))
+    for name, stored in names.items():  # a file is opened for each, as what was read of an open one stays in memory
+        writer.add(name, _merged(read_tensor(stored.file, name), changes.get(name.removesuffix(".weight")), dtype))
+        out.progress(writer.num_tensors, len(names))
     writer.close()
     return writer
 

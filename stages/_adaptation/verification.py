@@ -10,7 +10,8 @@ import torch
 
 from pipeline.errors import StepFailed
 from stages._adaptation.probe import load_model, probe_tokens
-from stages._weights.index import stored_tensors
+from stages._weights.index import StoredTensor, stored_tensors
+from stages._weights.matrix import TORCH_DTYPE
 from stages._weights.reading import read_tensor
 
 if TYPE_CHECKING:
@@ -35,20 +36,29 @@ class Answers(NamedTuple):
     """the NEW_TOKENS that it would say next"""
 
 
-def layer_errors(base_dir: Path, merged_dir: Path, changes: Mapping[str, Change]) -> list[dict[str, Any]]:
-    """For every changed tensor on disk: the relative error of its output on random vectors against W x + s B N A x (or
-    the trained W's output) in float64, and the size of that error relative to the change's own part (what rounding to
-    a short dtype took of the change).
-
-    Raises StepFailed if a tensor is missing, or one without a change is not the base's.
+def account_for_tensors(base_dir: Path, merged_dir: Path, changes: Mapping[str, Change], dtype: torch.dtype) -> None:
+    """Raises StepFailed unless the merged model has exactly the base's tensors in their shapes, floats in `dtype`, and
+    those without a change are the base's.
     """
     base, merged = stored_tensors(base_dir), stored_tensors(merged_dir)
     if base.keys() != merged.keys():
         differing = sorted(base.keys() ^ merged.keys())
         raise StepFailed(f"merge: the merged model's tensors differ from the base's: {', '.join(differing[:5])}")
-    for name in base:
-        if name.removesuffix(".weight") not in changes and not _same(name, base[name].file, merged[name].file):
+    for name, tensor in base.items():
+        kind = dtype if tensor.dtype.startswith(("F", "BF")) else tensor.dtype
+        found, expected = _form(merged[name]), f"{kind} {tensor.shape}"
+        if found != expected:
+            raise StepFailed(f"merge: found {name} as {found}, expected {expected} as in the base")
+        if name.removesuffix(".weight") not in changes and not _same(name, tensor.file, merged[name].file):
             raise StepFailed(f"merge: {name} has no update, and yet it is not the base's")
+
+
+def layer_errors(base_dir: Path, merged_dir: Path, changes: Mapping[str, Change]) -> list[dict[str, Any]]:
+    """For every changed tensor on disk: the relative error of its output on random vectors against W x + s B N A x (or
+    the trained W's output) in float64, and the size of that error relative to the change's own part (what rounding to
+    a short dtype took of the change).
+    """
+    base, merged = stored_tensors(base_dir), stored_tensors(merged_dir)
     return [
         _layer_error(name, base[name].file, merged[name].file, change)
         for name in base
@@ -101,6 +111,10 @@ def _layer_error(name: str, base_file: Path, merged_file: Path, change: Change) 
 def _as_matrix(tensor: torch.Tensor) -> torch.Tensor:
     """[O, I] of a tensor [O, ...]; a vector has one column."""
     return tensor.reshape(len(tensor), -1)
+
+
+def _form(tensor: StoredTensor) -> str:
+    return f"{TORCH_DTYPE.get(tensor.dtype, tensor.dtype)} {tensor.shape}"
 
 
 def _same(name: str, base_file: Path, merged_file: Path) -> bool:

@@ -20,6 +20,7 @@ from stages.adapters.base import Factors, Order
 
 _PREFIX = "base_model.model."
 _KINDS = ("lora_A.weight", "lora_N.weight", "lora_B.weight", "lora_magnitude_vector")
+_ADALORA_KINDS = ("lora_A", "lora_B", "lora_E")
 
 
 def load_adapter(model: Any, adapter_dir: Path, *, trainable: bool = False) -> PeftModel:
@@ -97,15 +98,27 @@ def load_factors(adapter_dir: Path) -> "FactorsFile":
 
 
 class FactorsFile(Mapping[str, Factors]):
-    """The factors in an adapter's folder, read anew each time they are asked for."""
+    """The factors in an adapter's folder, read anew each time they are asked for.
+
+    Raises StepFailed naming what is in the file beside factors of linear layers.
+    """
 
     def __init__(self, adapter_dir: Path) -> None:
         self._file = adapter_dir / WEIGHTS_FILE
         self._order: Order = json.loads((adapter_dir / CONFIG_FILE).read_text()).get("core_order", "BNA")
         self._names: dict[str, list[str]] = {}
         with safe_open(self._file, framework="pt") as file:
-            for name in sorted(file.keys()):
-                self._names.setdefault(name.partition(".lora_")[0].removeprefix(_PREFIX), []).append(name)
+            names = sorted(file.keys())
+            _refuse_unknown(self._file, names)
+            for name in names:
+                self._names.setdefault(_module(name), []).append(name)
+            self._shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+    def shape(self, module: str) -> tuple[int, int]:
+        """(O, I) of the matrix that a module's factors belong to."""
+        (b,) = (name for name in self._names[module] if ".lora_B" in name)
+        (a,) = (name for name in self._names[module] if ".lora_A" in name)
+        return self._shapes[b][0], self._shapes[a][1]
 
     def __getitem__(self, module: str) -> Factors:
         with safe_open(self._file, framework="pt") as file:
@@ -117,6 +130,36 @@ class FactorsFile(Mapping[str, Factors]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _module(name: str) -> str:
+    return name.partition(".lora_")[0].removeprefix(_PREFIX)
+
+
+def _refuse_unknown(file: Path, names: Iterable[str]) -> None:
+    """What PEFT may keep beside factors: nothing here knows its place, and it must not get lost."""
+    known = {f"{_PREFIX}{_module(name)}.{kind}" for name in names for kind in (*_KINDS, *_ADALORA_KINDS)}
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name not in known:
+            found.setdefault(_what(name), []).append(name.removeprefix(_PREFIX))
+    if found:
+        lines = [f"{names[0]} ({what}, {len(names)} of its kind)" for what, names in found.items()]
+        raise StepFailed(
+            f"{file}: found {', '.join(lines)}, expected the factors of linear layers alone: nothing else has a place "
+            "in a merged or exported model here; train the adapter without it"
+        )
+
+
+def _what(name: str) -> str:
+    """The option of PEFT that a tensor comes from."""
+    if name.endswith(".bias"):
+        return "a trained bias: bias, lora_bias"
+    if ".lora_embedding_" in name:
+        return "an adapter on an embedding"
+    if ".lora_" in name or "trainable_tokens" in name:
+        return "another kind of adapter"
+    return "a whole trained module: modules_to_save, or the embeddings of a resized vocabulary"
 
 
 def _factors(module: str, tensors: Mapping[str, torch.Tensor], order: Order) -> Factors:

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from stages import init_adapter, merge, train
 from stages._adaptation.low_rank import LowRank
-from stages._adaptation.merging import Sources, load_trained, read_updates
+from stages._adaptation.merging import Sources, Updates, load_trained, read_updates
 from stages._adaptation.probe import load_model
 from stages._adaptation.quantization import Quantization
 from stages._adaptation.start import read_adapter
@@ -83,10 +83,10 @@ def test_a_start_that_was_subtracted_doubles_the_rank_unless_its_outer_factors_s
     assert export(model, only_cores_moved, tmp_path / "core", resources)["rank"] == 8
 
 
-def updates(sources: Sources) -> dict:
+def updates(sources: Sources) -> Updates:
     adapter = read_adapter(sources.init_dir)
     assert isinstance(adapter, AdapterConfig)
-    return read_updates(sources.init_dir, sources.trained_dir, adapter)
+    return read_updates(*sources, adapter)
 
 
 def reset_outer_factors(sources: Sources) -> None:

@@ -124,7 +124,7 @@ def test_a_wrong_merge_is_stopped(tiny_model, tmp_path, workspace, resources):
     tensors["model.embed_tokens.weight" if "model.embed_tokens.weight" in tensors else "model.norm.weight"] += 1
     save_file(tensors, shard, metadata={"format": "pt"})
     with pytest.raises(StepFailed, match="yet it is not the base's"):
-        verification.layer_errors(tiny_model.path, workspace.path, updates)
+        verification.account_for_tensors(tiny_model.path, workspace.path, updates, torch.float32)
 
 
 def test_adapters_of_different_matrices(tiny_model, tmp_path, workspace, resources):

@@ -119,7 +119,7 @@ def test_started_trained_and_merged(chosen, prepared, workspace, tmp_path):
 def merge(model_dir: Path, init_dir: Path, trained_dir: Path, out: Workspace) -> None:
     adapter = read_adapter(init_dir)
     assert isinstance(adapter, AdapterConfig)
-    changes = merging.read_updates(init_dir, trained_dir, adapter)
+    changes = merging.read_updates(model_dir, init_dir, trained_dir, adapter)
     merging.write_merged(model_dir, changes, torch.float32, out)
 
 
