@@ -3,11 +3,8 @@
 import errno
 import re
 import resource
-from pathlib import Path
 
 import torch
-
-from pipeline import machine
 
 _NO_SPACE = {
     errno.ENOSPC: "no space is left",
@@ -29,8 +26,8 @@ def memory_failure(error: BaseException) -> str | None:
     return None
 
 
-def disk_failure(error: BaseException, folder: Path) -> str | None:
-    """A message if a file could not be written because the disk, the quota or a limit is at its end; else None.
+def disk_failure(error: BaseException) -> str | None:
+    """Why a file could not be written if the disk, the quota or a limit is at its end; else None.
 
     PyTorch's and safetensors' writers have errors of their own, with the system's text or none.
     """
@@ -40,11 +37,7 @@ def disk_failure(error: BaseException, folder: Path) -> str | None:
     is_torchs = isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error)
     if number not in _NO_SPACE and not is_torchs:
         return None
-    reason = _NO_SPACE.get(number or 0, "a write failed")
-    return (
-        f"train: cannot write to {folder}: {reason} ({machine.disk_free_bytes(folder):,} bytes free); what is sealed "
-        f"is kept; make room, or use --store elsewhere, and run again to resume"
-    )
+    return _NO_SPACE.get(number or 0, "a write failed")
 
 
 def peak_memory_bytes(device: str) -> int:

@@ -51,6 +51,7 @@ def run_workers(stage: str, spec: WorkerSpec, resources: Resources, stop_seconds
     out = spec.out
     for name in (RESULT_FILE, STOP_FILE):
         (out / name).unlink(missing_ok=True)
+    trouble.remove_unfinished(spec)
     (out / SPEC_FILE).write_text(spec.model_dump_json())
     meeting = nodes.reserve_master(resources, os.environ)
     environ = environment(spec, is_loopback=layout.share_here(resources) == 1)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import shutil
 import signal
 import sys
@@ -17,7 +16,9 @@ from pipeline.errors import StepFailed
 from stages._training import checkpoints
 from stages._training import engine as engines
 from stages._training.batches import Order, TokenFile
+from stages._training.blame import not_finite_alone
 from stages._training.checkpoints import Position
+from stages._training.failures import peak_memory_bytes
 from stages._training.objective import Objective
 from stages._training.packed_attention import attend_within_samples
 from stages._training.part import training_part
@@ -115,22 +116,28 @@ class Loop:
             self.engine.backward(loss * world, scale_wrt_gas=False)
             if number < len(passes):
                 self.engine.step()
-        self._require_finite(total, rows, step)
+        _sum_over_processes(total, self.engine.device)
+        self._require_finite("loss", float(total), rows, step)
         self.part.gradients_complete(step)
         norm = engines.finish_step(self.engine)
+        if self.config.dtype in ("float32", "bfloat16"):  # in float16 DeepSpeed lowers its loss scale instead
+            self._require_finite("gradient's norm", norm, rows, step)
         self.part.step_done(step, norm)
         return float(total), norm
 
-    def _require_finite(self, loss: torch.Tensor, rows: np.ndarray, step: int) -> None:
-        """Sum the loss over all processes, in place."""
-        _sum_over_processes(loss, self.engine.device)
-        if not math.isfinite(float(loss)):
-            newest = checkpoints.newest(self.checkpoints_dir)
-            kept = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
-            raise StepFailed(
-                f"train: the loss of step {step + 1} is {float(loss)} on samples {rows.tolist()}; {kept}; "
-                f"use a lower learning_rate (got {self.config.learning_rate}) or look at these samples"
-            )
+    def _require_finite(self, what: str, value: float, rows: np.ndarray, step: int) -> None:
+        """`value` is the same on all processes. Raises StepFailed with the samples and where to go on from."""
+        if math.isfinite(value):
+            return
+        bad = not_finite_alone(self.engine, self.objective, self.passes, rows)
+        blame = f"those whose own loss is not finite: {bad}" if bad else "each alone has a finite loss"
+        blame = "so is the loss of each alone: it is the weights, not the samples" if len(bad) == len(rows) else blame
+        newest = checkpoints.newest(self.checkpoints_dir)
+        kept = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
+        raise StepFailed(
+            f"train: the {what} of step {step + 1} is {value} on samples {rows.tolist()} ({blame}); {kept}; "
+            f"use a lower learning_rate (got {self.config.learning_rate}) or look at these samples"
+        )
 
     @torch.no_grad()
     def validation_loss(self) -> float | None:
@@ -180,7 +187,7 @@ class Loop:
     def _finish(self, position: Position) -> None:
         validation_loss = self.validation_loss()
         engines.save(self.engine, self.part, self.spec)
-        memory = torch.tensor(float(_peak_memory_bytes(self.spec.device)), dtype=torch.float64)
+        memory = torch.tensor(float(peak_memory_bytes(self.spec.device)), dtype=torch.float64)
         _sum_over_processes(memory, self.engine.device)
         if not self.is_first:
             return
@@ -207,13 +214,6 @@ def _sum_over_processes(value: torch.Tensor, device: torch.device) -> None:
     there = value.to(device)
     comm.all_reduce(there)
     value.copy_(there)
-
-
-def _peak_memory_bytes(device: str) -> int:
-    """Of this process: resident memory on a CPU, allocated device memory on a GPU."""
-    if device == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _write_whole(file: Path, text: str) -> None:

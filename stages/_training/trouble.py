@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipeline import machine
 from pipeline.errors import StepFailed, UserError
+from stages._training.spec import CHECKPOINTS_DIR
 
 if TYPE_CHECKING:
     from stages._training.spec import WorkerSpec
@@ -21,6 +24,8 @@ def explain(stage: str, spec: WorkerSpec, reports: list[dict[str, Any]], ending:
             raise (UserError if report["is_users"] else StepFailed)(report["message"])
         if "out_of_memory" in report:
             raise StepFailed(f"{stage}: {out_of_memory(spec, report)}")
+        if "disk_full" in report:
+            raise StepFailed(f"{stage}: {_disk_full(spec, report['disk_full'])}")
         if "not_shared" in report:
             raise UserError(
                 f"resources.nodes: {report['host']} does not see {report['not_shared']} as it was written on the first "
@@ -49,6 +54,31 @@ def out_of_memory(spec: WorkerSpec, report: dict[str, Any]) -> str:
     """The sizes, and up to three things to change."""
     peak = f"; its peak before was {_gib(report['peak_memory_bytes'])}" if report.get("peak_memory_bytes") else ""
     return f"out of memory: {report['out_of_memory']}{peak}.\n{sizes(spec)}\nUse {_either(_advice(spec)[:3])}."
+
+
+def remove_unfinished(spec: WorkerSpec) -> int:
+    """Delete checkpoints that were not sealed: nobody writes them any more. The bytes that they had."""
+    folders = list((spec.out_dir / CHECKPOINTS_DIR).glob("*.partial"))
+    num_bytes = sum(_size(folder) for folder in folders)
+    for folder in folders:
+        shutil.rmtree(folder)
+    return num_bytes
+
+
+def _disk_full(spec: WorkerSpec, reason: str) -> str:
+    """Says what there was, what it takes, and what is kept; removes what was half written."""
+    free, written = machine.disk_free_bytes(spec.out_dir), remove_unfinished(spec)
+    sealed = sorted((spec.out_dir / CHECKPOINTS_DIR).glob("step-*[0-9]"))
+    takes = f"one takes {_size(sealed[-1]):,} bytes" if sealed else f"it had {written:,} bytes when it failed"
+    kept = f"the last sealed one, {sealed[-1]}, is kept and a rerun resumes from it" if sealed else "none is sealed yet"
+    return (
+        f"cannot write to {spec.out_dir}: {reason}, {free:,} bytes were free; an unfinished checkpoint of {written:,} "
+        f"bytes was removed ({takes}); {kept}; make room, or use --store elsewhere"
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def sizes(spec: WorkerSpec) -> str:

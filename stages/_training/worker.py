@@ -51,8 +51,8 @@ def _report_trouble(spec: TrainSpec | GradientSpec, error: Exception) -> None:
 
     if asked := memory_failure(error):
         report(out_of_memory=asked, peak_memory_bytes=peak_memory_bytes(spec.device))
-    elif full := disk_failure(error, spec.out_dir):
-        report(message=full, is_users=False)
+    elif full := disk_failure(error):
+        report(disk_full=full)
 
 
 if __name__ == "__main__":
