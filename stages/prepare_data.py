@@ -1,16 +1,20 @@
 """Bring training data into one form. Reads a source; writes train.jsonl, and validation.jsonl and test.jsonl if any.
 
-One JSON object a line with the source's own field names; which fields mean what is `tokenize`'s business.
+One JSON object a line with the source's own field names; which fields mean what is `tokenize`'s business. Only a part
+of a mix may say so itself: its rows become {"messages": [...]}, so that parts of different fields fit together.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from pipeline.artifact import Artifact
+from pipeline.content import content_digest
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import LocalPath, StrictModel
-from stages._data import generators
+from stages._data import files, generators
+from stages._data.formats import AnswerFormat
 
 VERSION = 1
 
@@ -62,15 +66,92 @@ class Hub(StrictModel):
 
 
 class Files(StrictModel):
-    """Local .jsonl, .json, .parquet or .csv files."""
+    """Local .jsonl, .json, .parquet or .csv files, or some rows of one, such as `rows.jsonl[:1000]`."""
 
     kind: Literal["files"]
     train: LocalPath
     validation: LocalPath | None = None
     test: LocalPath | None = None
 
+    def canonical(self) -> dict[str, Any]:
+        """Files by content, slices by their bounds."""
+        named = {split: path for split in ("train", "validation", "test") if (path := getattr(self, split))}
+        return {**super().canonical(), **{split: _file_identity(path) for split, path in named.items()}}
 
-Source = Annotated[Generated | Hub | Files, Field(discriminator="kind")]
+
+def _file_identity(path: Path) -> dict[str, Any]:
+    file, part = files.sliced(path)
+    rows = {"rows": [part.start or 0, part.stop]} if part != slice(None) else {}
+    return {"content": content_digest(file), **rows}
+
+
+SingleSource = Annotated[Generated | Hub | Files, Field(discriminator="kind")]
+
+
+PartName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+
+
+class Part(StrictModel):
+    """One source of a mix, and how much of it."""
+
+    source: SingleSource
+    format: AnswerFormat | None = None
+    """Turns rows into {"messages": [...]}, to be tokenised with `format: {kind: conversation}`; without it they stay as
+    they are."""
+    on_empty: Literal["refuse", "drop"] = "refuse"
+    """What to do with rows whose prompt or response is empty, as far as `format` tells."""
+    weight: float | None = Field(default=None, gt=0)
+    """Its share of the mixed rows, relative to the other weights."""
+    count: int | None = Field(default=None, gt=0)
+    """So many rows, chosen at random."""
+    repeat: bool = False
+    """Whether rows may be taken again when there are fewer than are wanted. Without it that is an error."""
+
+    def has_validation(self) -> bool:
+        """Whether its source has a validation split of its own."""
+        return _has_validation(self.source)
+
+    def has_test(self) -> bool:
+        """Whether its source has a test split."""
+        return bool(self.source.num_test if isinstance(self.source, Generated) else self.source.test)
+
+
+class Mix(StrictModel):
+    """Training rows of several sources, by weight or by count, in random order.
+
+    Validation rows are those of all parts, one part after the other. At most one part may have a test split, which
+    stays as it is: benchmarks read it by its own field names.
+    """
+
+    kind: Literal["mix"]
+    parts: dict[PartName, Part] = Field(min_length=1)
+    num_rows: int | None = Field(default=None, gt=0)
+    """Training rows altogether, with weights; by default as many as keep the shares without repeating a row."""
+
+    @model_validator(mode="after")
+    def _weights_or_counts(self) -> Self:
+        weights = [name for name, part in self.parts.items() if part.weight is not None]
+        counts = [name for name, part in self.parts.items() if part.count is not None]
+        if sorted(weights + counts) != sorted(self.parts) or (weights and counts):
+            found = f"weight for {', '.join(weights) or 'none'}, count for {', '.join(counts) or 'none'}"
+            raise ValueError(f"found {found}, expected a weight for each part or a count for each part")
+        if counts and self.num_rows:
+            raise ValueError("num_rows: found it beside counts, expected weights; the counts already say it")
+        if weights and not self.num_rows and all(part.repeat for part in self.parts.values()):
+            raise ValueError("num_rows: found none with repeat for each part, expected a number: nothing else ends it")
+        tested = [name for name, part in self.parts.items() if part.has_test()]
+        if len(tested) > 1:
+            raise ValueError(f"found a test split in {', '.join(tested)}, expected one at most")
+        return self
+
+
+Source = Annotated[Generated | Hub | Files | Mix, Field(discriminator="kind")]
+
+
+def _has_validation(source: Generated | Hub | Files | Mix) -> bool:
+    if isinstance(source, Mix):
+        return any(part.has_validation() for part in source.parts.values())
+    return bool(source.num_validation if isinstance(source, Generated) else source.validation)
 
 
 class Config(StrictModel):
@@ -80,12 +161,12 @@ class Config(StrictModel):
     carve_validation: int = Field(default=0, ge=0)
     """So many rows, chosen at random, move from train to validation; only for a source without a validation split."""
     seed: int = Field(default=0, ge=0)
-    """Which rows are carved off."""
+    """Which rows are carved off, and which rows of a mix are taken, in which order. The recipe's seed does not count:
+    runs that differ in it alone train on the same data."""
 
     @model_validator(mode="after")
     def _one_validation_split(self) -> Self:
-        own = self.source.num_validation if isinstance(self.source, Generated) else self.source.validation
-        if own and self.carve_validation:
+        if _has_validation(self.source) and self.carve_validation:
             raise ValueError("carve_validation: the source already has a validation split; remove one of the two")
         return self
 
@@ -103,7 +184,12 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Write the splits. Raises UserError for a source that cannot be read or is too small."""
-    from stages._data import sources
+    from stages._data import mixing, sources
 
-    splits = sources.splits(config.source)
-    return {"num_rows": sources.write(splits, out, config.carve_validation, config.seed)}
+    sources.clear(out)
+    if isinstance(config.source, Mix):
+        parts = {"parts": mixing.write(config.source, out, config.seed)}
+    else:
+        parts = {}
+        sources.write(config.source, out)
+    return {"num_rows": sources.finish(out, config.carve_validation, config.seed), **parts}

@@ -6,20 +6,41 @@ A row is a dict from field name to value.
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from stages._data import json_list
 
 Row = dict[str, Any]
 PlacedRow = tuple[str, Row]
 """A row and where it is, for messages: "file:line" or "file: row n"."""
 
 
+SLICE = re.compile(r"\[(\d*):(\d*)\]$")
+
+
+def sliced(path: Path) -> tuple[Path, slice]:
+    """The file and its rows that `rows.jsonl[:1000]` or `rows.jsonl[1000:2000]` mean; without brackets all of them."""
+    found = SLICE.search(path.name)
+    if not found:
+        return path, slice(None)
+    start, stop = (int(number) if number else None for number in found.groups())
+    return path.with_name(path.name[: found.start()]), slice(start, stop)
+
+
+def read_slice(path: Path) -> Iterator[Row]:
+    """The rows that `rows.jsonl[:1000]` names, as `read_rows` does."""
+    file, part = sliced(path)
+    return islice(read_rows(file), part.start, part.stop)
+
+
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, read as they are asked for, except for .json, which is one list.
+    """The rows of a file, read as they are asked for: memory does not grow with the file.
 
     Raises UserError for an unknown suffix, or naming the file and line of what is not a row.
     """
@@ -45,13 +66,16 @@ def reader(path: Path) -> Callable[[Path], Iterator[PlacedRow]]:
     for suffix, read in READERS.items():
         if path.name.lower().endswith(suffix):
             return read
-    raise UserError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}, known: {', '.join(READERS)}")
+    hint = " (a slice is [start:stop], in rows)" if path.name.endswith("]") else ""
+    raise UserError(
+        f"{path}: cannot read {path.suffix or 'a file without a suffix'}{hint}, known: {', '.join(READERS)}"
+    )
 
 
-def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
+def write_jsonl(path: Path, rows: Iterable[Row], append: bool = False) -> int:
     """Write one JSON object a line; the number of rows. Raises UserError naming a row that JSON cannot hold."""
     count = 0
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("a" if append else "w", encoding="utf-8") as file:
         for count, row in enumerate(rows, start=1):
             try:
                 file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
@@ -83,12 +107,20 @@ def _lines(file: Iterable[str], path: Path) -> Iterator[PlacedRow]:
 
 
 def _read_json(path: Path) -> Iterator[PlacedRow]:
-    rows = _parse(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: found {_kind(rows)}, expected a list of objects (for one object a line use .jsonl)")
-    for number, row in enumerate(rows, start=1):
-        place = f"{path}: row {number}"
-        yield place, _row(row, place)
+    number = 0
+    with path.open(encoding="utf-8") as file:
+        try:
+            for number, row in enumerate(json_list.elements(file), start=1):
+                place = f"{path}: row {number}"
+                yield place, _row(row, place)
+        except json_list.NoList:
+            file.seek(0)
+            raise UserError(
+                f"{path}: found {_kind(_parse(file.read(), str(path)))}, expected a list of objects "
+                "(for one object a line use .jsonl)"
+            ) from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: after row {number}: not JSON: {error.msg}") from None
 
 
 def _read_csv(path: Path) -> Iterator[PlacedRow]:

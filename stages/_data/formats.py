@@ -1,20 +1,30 @@
 """Which fields of a row are the prompt and the response, as written in a recipe."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from pipeline.errors import UserError
 from pipeline.strict import StrictModel
 
 Message = dict[str, str]
 
+CHUNK = 2000
+"""Rows looked at together: enough to keep all cores busy, little enough to forget."""
+MAX_PROBLEMS = 10
+
 
 class Example(NamedTuple):
-    """What a model is shown and what it shall answer."""
+    """What a model is shown and what it shall answer. A plain text is an answer to nothing."""
 
     messages: list[Message]
     response: str
+
+    def conversation(self) -> list[Message]:
+        """Both as one list of messages."""
+        return [*self.messages, {"role": "assistant", "content": self.response}]
 
 
 class FieldProblem(ValueError):
@@ -105,7 +115,70 @@ class Conversation(StrictModel):
         return {"role": ROLES[role], "content": content}
 
 
-Format = Annotated[PromptResponse | Instruction | Conversation, Field(discriminator="kind")]
+class Text(StrictModel):
+    """A plain text, such as a document: no prompt, no template, all of it is learnt."""
+
+    kind: Literal["text"]
+    field: str = "text"
+
+    def columns(self) -> list[str]:
+        """The fields every row must have."""
+        return [self.field]
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """Raises FieldProblem."""
+        return Example([], text(row, self.field))
+
+
+AnswerFormat = Annotated[PromptResponse | Instruction | Conversation, Field(discriminator="kind")]
+"""Those that have a prompt and a response."""
+Format = Annotated[PromptResponse | Instruction | Conversation | Text, Field(discriminator="kind")]
+
+
+class Chunk(NamedTuple):
+    """Some rows of a file: how many they were, and (number from 1, example) of those that are not empty."""
+
+    num_rows: int
+    examples: list[tuple[int, Example]]
+
+
+def chunks(
+    format: Format, rows: Iterable[Mapping[str, Any]], where: str, drop_empty: bool, size: int = CHUNK
+) -> Iterator[Chunk]:
+    """All rows, some at a time. Raises UserError, starting with `where`, for a column that the first row lacks and for
+    fields that are no text (of the first chunk that has some; the first few of them by row and field).
+    """
+    rows, done = iter(rows), 0
+    while part := list(islice(rows, size)):
+        if not done:
+            check_columns(format, part[0], where)
+        yield Chunk(len(part), list(_examples(format, part, where, done, drop_empty)))
+        done += len(part)
+
+
+def check_columns(format: Format, row: Mapping[str, Any], where: str) -> None:
+    """Raises UserError listing the columns of a row if a named one is not among them."""
+    missing = [name for name in format.columns() if name not in row]
+    if missing:
+        raise UserError(
+            f"format: {where} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, row))}"
+        )
+
+
+def _examples(
+    format: Format, rows: list[Mapping[str, Any]], where: str, done: int, drop_empty: bool
+) -> Iterator[tuple[int, Example]]:
+    problems: list[str] = []
+    for number, row in enumerate(rows, start=done + 1):
+        try:
+            yield number, format.example(row)
+        except FieldProblem as problem:
+            if not (problem.is_empty and drop_empty):
+                hint = " (on_empty: drop leaves such rows out)" if problem.is_empty else ""
+                problems.append(f"{where}: row {number}: {problem}{hint}")
+    if problems:
+        more = [f"{where}: and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+        raise UserError(*problems[:MAX_PROBLEMS], *more)
 
 
 def text(row: Mapping[str, Any], field: str) -> str:

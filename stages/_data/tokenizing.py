@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.stage import Workspace
-from stages._data import files, template
+from stages._data import files, formats, template
 from stages._data.binding import bind
 from stages._data.encoding import Encoder, Samples
-from stages._data.formats import Example, FieldProblem
+from stages._data.formats import Example
 from stages._data.tokenizer import load
 
 if TYPE_CHECKING:
     from stages.tokenize import Config, Inputs
 
 SPLITS = ("train", "validation")
-CHUNK = 2000
-"""Rows encoded at a time: enough to keep all cores busy, little enough to forget."""
-MAX_PROBLEMS = 10
 NUM_EXAMPLES = 3
 
 
@@ -53,15 +48,15 @@ def tokenize(config: Config, inputs: Inputs, out: Workspace) -> dict[str, Any]:
 
 
 def _tokenize_split(config: Config, encoder: Encoder, file: Path, out: Workspace, split: str) -> dict[str, Any]:
-    _check_columns(config, file)
     samples, num_empty, num_rows = Samples(), 0, 0
-    for chunk in _chunks(file):
-        examples = _examples(config, file, chunk, num_rows)
+    drop_empty = config.on_empty == "drop"
+    for chunk in formats.chunks(config.format, files.read_rows(file), file.name, drop_empty):
+        examples = [example for _, example in chunk.examples]
         encoder.add(examples, samples)
         if split == "train" and num_rows == 0:
             _write_examples(encoder, examples[:NUM_EXAMPLES], out / "examples.txt")
-        num_rows += len(chunk)
-        num_empty += len(chunk) - len(examples)
+        num_rows += chunk.num_rows
+        num_empty += chunk.num_rows - len(examples)
         out.progress(num_rows, split=split)
     if not len(samples):
         raise UserError(f"{file.name}: no sample is left of {num_rows} rows; raise max_length ({config.max_length})")
@@ -69,37 +64,8 @@ def _tokenize_split(config: Config, encoder: Encoder, file: Path, out: Workspace
     return {"num_rows": num_rows, "num_empty": num_empty, **samples.report()}
 
 
-def _chunks(file: Path) -> Iterator[list[files.Row]]:
-    rows = files.read_rows(file)
-    while chunk := list(islice(rows, CHUNK)):
-        yield chunk
-
-
-def _examples(config: Config, file: Path, rows: list[files.Row], first: int) -> list[Example]:
-    """Raises UserError naming file, row and field of what is no text (the first few of them)."""
-    examples: list[Example] = []
-    problems: list[str] = []
-    for number, row in enumerate(rows, start=first + 1):
-        try:
-            examples.append(config.format.example(row))
-        except FieldProblem as problem:
-            if not (problem.is_empty and config.on_empty == "drop"):
-                hint = " (on_empty: drop leaves such rows out)" if problem.is_empty else ""
-                problems.append(f"{file.name}: row {number}: {problem}{hint}")
-    if problems:
-        more = [f"{file.name}: and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-        raise UserError(*problems[:MAX_PROBLEMS], *more)
-    return examples
-
-
 def _check_columns(config: Config, file: Path) -> None:
-    """Raises UserError listing the columns of the first row if a named one is not among them."""
-    first = next(files.read_rows(file), {})
-    missing = [name for name in config.format.columns() if name not in first]
-    if missing:
-        raise UserError(
-            f"format: {file.name} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, first))}"
-        )
+    formats.check_columns(config.format, next(files.read_rows(file), {}), file.name)
 
 
 def _write_examples(encoder: Encoder, examples: list[Example], path: Path) -> None:

@@ -113,7 +113,7 @@ class Recipe(StrictModel):
     name: Name
     description: str = ""
     seed: int | None = Field(None, ge=0)
-    """The seed of every section that does not set its own."""
+    """The seed of the start and of training where these set none of their own. Data has a seed of its own."""
     model: PrepareModel | None = None
     init: InitAdapter | None = None
     train: Train | None = None

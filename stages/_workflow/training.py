@@ -68,7 +68,7 @@ def all_steps(tracks: dict[str, Trained]) -> Iterator[Step]:
 def _train(name: str, track: Track, recipe: Recipe, model: Step, shared_init: Step | None) -> Trained:
     assert recipe.train
     resources = recipe.resources
-    data = Step("prepare_data", seeded(track.data, recipe), name=f"{name}/prepare_data", resources=resources)
+    data = Step("prepare_data", track.data, name=f"{name}/prepare_data", resources=resources)
     clean = decontaminated(name, recipe, data)
     tokens = Step(
         "tokenize", track.tokenize, {"model": model, "data": clean}, name=f"{name}/tokenize", resources=resources

@@ -201,3 +201,17 @@ def test_decontamination_is_off_unless_asked_for_and_then_has_benchmarks(tmp_pat
     assert "math/decontaminate" not in _steps(tmp_path, TRAINED)
     with pytest.raises(UserError, match=r"tracks\.math\.decontaminate: found no benchmarks"):
         _load(tmp_path, {**TRAINED, "tracks": {"math": {**TRACK, "decontaminate": {}}}})
+
+
+def test_tokens_are_shared_by_methods_seeds_and_rates(tmp_path: Path):
+    """Data is prepared and tokenised once for all runs that are to be compared."""
+    track = {**TRACK, "data": {**TRACK["data"], "carve_validation": 2}}
+    variants = [
+        {"seed": 0},
+        {"seed": 1},
+        {"init": {"adapter": {"method": "lora", "rank": 8}}},
+        {"init": {"adapter": {"method": "full"}}, "train": {"learning_rate": 1e-5}},
+    ]
+    found = [_steps(tmp_path, {**TRAINED, "tracks": {"math": track}, **variant}) for variant in variants]
+    assert len({each["math/tokenize"].fingerprint for each in found}) == 1
+    assert len({each["math/train"].fingerprint for each in found}) == len(variants)
