@@ -1,5 +1,6 @@
 """Sources of training data: generated, files of every kind, and a hub (played by a local server)."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -88,6 +89,28 @@ def test_files(workspace, tmp_path, write):
     assert rows(workspace, "train") == ROWS
 
 
+@pytest.mark.parametrize("write", [write_jsonl, write_json, write_csv, write_parquet], ids=lambda w: w.__name__[6:])
+def test_slices_of_files(workspace, tmp_path, write):
+    file = tmp_path / f"data.{write.__name__[6:]}"
+    write(file)
+    source = {"kind": "files", "train": f"{file}[:4]", "validation": f"{file}[4:5]", "test": f"{file}[5:]"}
+    assert prepare_data.preflight(configured(source), Resources(), {}) == []
+    assert run(configured(source), workspace) == {"train": 4, "validation": 1, "test": 1}
+    assert [rows(workspace, split) for split in ("train", "validation", "test")] == [ROWS[:4], ROWS[4:5], ROWS[5:]]
+
+
+def test_a_slice_is_its_files_content_and_its_bounds(tmp_path):
+    def identity(name: str) -> dict:
+        return configured({"kind": "files", "train": str(tmp_path / name)}).canonical()["source"]["train"]
+
+    write_jsonl(tmp_path / "a.jsonl")
+    write_jsonl(tmp_path / "b.jsonl")
+    whole = identity("a.jsonl")
+    assert whole == {"content": hashlib.sha256((tmp_path / "a.jsonl").read_bytes()).hexdigest()}
+    assert identity("a.jsonl[:2]") == identity("b.jsonl[0:2]") == {**whole, "rows": [0, 2]}
+    assert identity("a.jsonl[2:]") == {**whole, "rows": [2, None]}
+
+
 def test_carving_off_validation_rows(workspace, tmp_path):
     write_jsonl(tmp_path / "data.jsonl")
     source = {"kind": "files", "train": str(tmp_path / "data.jsonl")}
@@ -113,6 +136,10 @@ def test_carving_beside_an_own_validation_split_is_refused():
         ("x.jsonl", '{"a": 1}\n{"a": \n', "x.jsonl:2: not JSON"),
         ("x.jsonl", "[1, 2]\n", "x.jsonl:1: found a list, expected an object"),
         ("x.json", '{"a": 1}', "x.json: found an object, expected a list"),
+        ("x.json", '[{"a": 1}, {"a": }]', "x.json: after row 1: not JSON"),
+        ("x.json", '[{"a": 1}, 2]', "x.json: row 2: found int, expected an object"),
+        ("x.json", '[{"a": 1}', "x.json: after row 1: not JSON: expected ']'"),
+        ("x.json", '[{"a": 1}] x', "x.json: after row 1: not JSON: found something after"),
         ("x.csv", "a,b\n1,2\n3\n", "x.csv:3: not 2 cells"),
         ("x.parquet", "text", "x.parquet: not a Parquet file"),
         ("x.jsonl", "", "train: the source has no rows"),
@@ -129,6 +156,9 @@ def test_missing_and_unknown_files_in_preflight(tmp_path):
     missing, unknown = prepare_data.preflight(configured(source), Resources(), {})
     assert missing.startswith("source.train: ") and "no.jsonl does not exist" in missing
     assert "cannot read .xlsx, known: .jsonl, .json, .parquet, .csv" in unknown
+    percent = {"kind": "files", "train": str(tmp_path / "x.jsonl[10%:]")}
+    [wrong] = prepare_data.preflight(configured(percent), Resources(), {})
+    assert "(a slice is [start:stop], in rows)" in wrong
 
 
 def test_a_branch_is_no_revision():

@@ -16,7 +16,7 @@ OTHER = {"source": {"kind": "hub", "name": "a/b", "revision": "0" * 40}, "dtype"
 ENDPOINT = {"endpoint": {"url": "http://127.0.0.1:1/v1", "model": "m"}}
 QUESTIONS = {"ask": {"name": "gsm8k"}}
 JUDGED = {"ask": {"name": "mt_bench", "questions": "demo"}, "judge": {"prompts": "demo"}}
-TRACK = {
+TRACK: dict[str, Any] = {
     "data": {"source": {"kind": "generated", "generator": "arithmetic", "seed": 1, "num_train": 8, "num_test": 4}},
     "tokenize": {
         "format": {"kind": "prompt_response", "prompt": "question", "response": "answer"},
