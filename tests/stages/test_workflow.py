@@ -206,7 +206,7 @@ def test_decontamination_is_off_unless_asked_for_and_then_has_benchmarks(tmp_pat
 def test_tokens_are_shared_by_methods_seeds_and_rates(tmp_path: Path):
     """Data is prepared and tokenised once for all runs that are to be compared."""
     track = {**TRACK, "data": {**TRACK["data"], "carve_validation": 2}}
-    variants = [
+    variants: list[dict[str, Any]] = [
         {"seed": 0},
         {"seed": 1},
         {"init": {"adapter": {"method": "lora", "rank": 8}}},
