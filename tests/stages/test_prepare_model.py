@@ -66,6 +66,30 @@ def test_shards_have_the_hubs_names_and_index(tmp_path):
     assert tensors(tmp_path)["layer.3"].tolist() == [3.0] * 10
 
 
+def test_tensors_of_several_dtypes_are_written_as_safetensors_reads_them(tmp_path):
+    given = {
+        "weight": torch.randn(3, 5).bfloat16(), "odd": torch.ones(3).bool(), "position_ids": torch.arange(4)[None],
+        "scalar": torch.tensor(2.0).bfloat16(), "nothing": torch.empty(0, 4).bfloat16(),
+    }  # fmt: skip
+    writer = ShardWriter(tmp_path)
+    for name, tensor in given.items():
+        writer.add(name, tensor)
+    writer.close()
+    written = tensors(tmp_path)
+    assert written.keys() == given.keys()
+    assert all(written[name].dtype == given[name].dtype and torch.equal(written[name], given[name]) for name in given)
+    assert len(shard_files(tmp_path)) == 3
+
+
+def test_more_tensors_than_a_header_has_room_for_begin_another_shard(tmp_path):
+    writer = ShardWriter(tmp_path)
+    names = [f"model.layers.{number}.mlp.experts.down_proj.weight" for number in range(2500)]
+    for name in names:
+        writer.add(name, torch.ones(1))
+    writer.close()
+    assert set(tensors(tmp_path)) == set(names) and len(shard_files(tmp_path)) == 2
+
+
 def test_another_size_than_stated(tiny_model_dir, workspace, resources):
     stated = config(local(tiny_model_dir), num_parameters=10**9)
     with pytest.raises(UserError, match="num_parameters: got 1000000000"):
