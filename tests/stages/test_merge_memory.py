@@ -46,7 +46,8 @@ print(json.dumps([write, peak(check)]))
 @pytest.fixture
 def model_dir(tmp_path: Path) -> Path:
     """Shards of 134 MB."""
-    folder, weight_map = tmp_path / "model", {}
+    folder = tmp_path / "model"
+    weight_map: dict[str, str] = {}
     folder.mkdir()
     write_tiny_tokenizer(folder)
     for shard in range(NUM_SHARDS):
