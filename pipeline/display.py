@@ -106,7 +106,8 @@ def describe(elapsed_seconds: float, progress: dict[str, Any]) -> str:
     if done is not None and total:
         parts.append(f"{done:g}/{total:g} {100 * done / total:.0f}%")
         if 0 < done < total:
-            parts.append(f"ETA {duration(elapsed_seconds * (total - done) / done)}")
+            left = progress.get("seconds_left")
+            parts.append(f"ETA {duration(elapsed_seconds * (total - done) / done if left is None else left)}")
     return "  ".join([*parts, metrics(progress)]).rstrip()
 
 

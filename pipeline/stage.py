@@ -72,9 +72,18 @@ class Workspace:
         """The path of a file in it."""
         return self.path / name
 
-    def progress(self, done: float | None = None, total: float | None = None, **metrics: float | int | str) -> None:
-        """Tell the user how far the step is; cheap enough for once a second, not for once a token."""
-        text = json.dumps({"done": done, "total": total, "metrics": metrics})
+    def progress(
+        self,
+        done: float | None = None,
+        total: float | None = None,
+        seconds_left: float | None = None,
+        **metrics: float | int | str,
+    ) -> None:
+        """Tell the user how far the step is; cheap enough for once a second, not for once a token.
+
+        Without `seconds_left`, what is left is taken to go as fast as what is done.
+        """
+        text = json.dumps({"done": done, "total": total, "seconds_left": seconds_left, "metrics": metrics})
         temporary = self.path / f"{PROGRESS}.{os.getpid()}"
         temporary.write_text(text)
         temporary.replace(self.path / PROGRESS)

@@ -21,6 +21,15 @@ VERSION = 2
 Positive = Annotated[int, Field(ge=1)]
 
 
+class EarlyStopping(StrictModel):
+    """When to stop before the last step; the learning rate's schedule is not shortened."""
+
+    patience: Positive
+    """Evaluations in a row none of which lowered the best validation loss by more than `min_improvement`."""
+    min_improvement: Annotated[float, Field(ge=0)] = 0.0
+    """In nats a token."""
+
+
 class Config(StrictModel):
     """How to train. The defaults are the paper's (section 4) where it states them."""
 
@@ -28,6 +37,8 @@ class Config(StrictModel):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """The share of steps in which the learning rate rises from zero."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """The number of those steps, in place of `warmup_ratio`."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     optimizer: Literal["adamw", "rmsprop", "adamw_8bit"] = "adamw"
     """`rmsprop` is PyTorch's, tried in the paper's Tables 10 and 11; `adamw_8bit` is bitsandbytes', whose two running
@@ -100,7 +111,29 @@ class Config(StrictModel):
     """
     checkpoint_every_steps: Positive | None = None
     """By default once a minute."""
+    evaluate_every_steps: Positive | None = None
+    """Measure the validation loss after so many steps, too; it is always measured at the start and at the end."""
+    early_stopping: EarlyStopping | None = None
+    """End when the validation loss no longer improves."""
+    result: Literal["last", "best"] = "last"
+    """The weights after the last step, or after that of the lowest validation loss measured."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _warmup_is_said_once(self) -> Self:
+        if self.warmup_steps is not None and self.warmup_ratio != type(self).model_fields["warmup_ratio"].default:
+            raise ValueError(
+                f"warmup_steps: found {self.warmup_steps} with warmup_ratio {self.warmup_ratio}, expected one of them; "
+                f"leave the other out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_looked_for(self) -> Self:
+        for name, is_on in (("early_stopping", self.early_stopping), ("result: best", self.result == "best")):
+            if is_on and self.evaluate_every_steps is None:
+                raise ValueError(f"{name}: found without evaluate_every_steps; say how often to evaluate")
+        return self
 
     @model_validator(mode="after")
     def _packing_needs_no_grouping(self) -> Self:

@@ -125,7 +125,8 @@ def _track(name: str) -> str:
 def _curve(step: Step) -> Curve:
     rows = read_json_lines(step.path / "metrics.jsonl")
     start, end = step.metrics.get("validation_loss_start"), step.metrics.get("validation_loss_end")
-    measured = [(0, start), (rows[-1]["step"] if rows else 0, end)]
+    between = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
+    measured = [(0, start), *between, *([] if between else [(rows[-1]["step"] if rows else 0, end)])]
     return Curve(rows, [(number, loss) for number, loss in measured if loss is not None])
 
 

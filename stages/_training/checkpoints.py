@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from deepspeed import comm
@@ -36,6 +36,18 @@ class Position(StrictModel):
     seconds: float = 0.0
     """Time spent in steps."""
     validation_loss_start: float | None = None
+    validation_loss: float | None = None
+    """After exactly this step; None if it was not measured there."""
+    best_validation_loss: float | None = None
+    """The lowest so far, not counting the start, and the step after which it was measured."""
+    best_step: int | None = None
+    evaluations_without_improvement: int = 0
+    """In a row, the last ones."""
+
+    def after_step(self, num_tokens: int, seconds: float) -> Self:
+        """The position one step on."""
+        done = {"step": self.step + 1, "num_tokens": self.num_tokens + num_tokens, "seconds": self.seconds + seconds}
+        return self.model_copy(update={**done, "validation_loss": None})
 
 
 class Seal(StrictModel):
@@ -48,8 +60,11 @@ class Seal(StrictModel):
 
 
 def save(engine: Any, part: TrainingPart, position: Position, root: Path) -> None:
-    """Save and seal where the run is, and drop all but the newest `KEEP_LAST`. Every process must call it."""
-    final = root / f"step-{position.step:08d}"
+    """Save and seal where the run is, and drop all but the newest `KEEP_LAST` and the best step of these.
+
+    Every process must call it.
+    """
+    final = folder_of(root, position.step)
     partial = final.with_name(f"{final.name}.partial")
     if comm.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
@@ -62,8 +77,7 @@ def save(engine: Any, part: TrainingPart, position: Position, root: Path) -> Non
     if comm.get_rank() == 0:
         part.save(partial)
         _seal(partial, final, position, comm.get_world_size(), engine.zero_optimization_stage())
-        for old in _sealed(root)[KEEP_LAST:]:
-            shutil.rmtree(old)
+        _drop_old(root)
     comm.barrier()
 
 
@@ -81,21 +95,62 @@ def resume(engine: Any, part: TrainingPart, root: Path) -> Position:
             f"{folder}: this checkpoint is of {seal.num_processes} processes, found {comm.get_world_size()}; set "
             f"resources.num_processes to {seal.num_processes}, or delete {root} to start over"
         )
-    engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
-    part.load(folder)
+    load_weights(engine, part, folder)
     _restore_random_state(load_file(folder / f"random-{comm.get_rank()}.safetensors"))
     return seal.position
+
+
+def load_weights(engine: Any, part: TrainingPart, folder: Path) -> None:
+    """Load what was trained, with the optimizer's states. Every process must call it."""
+    engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+    part.load(folder)
+
+
+def load_best(engine: Any, part: TrainingPart, position: Position, root: Path) -> None:
+    """Go back to the weights of the best step. Every process must call it. Raises StepFailed if they are broken."""
+    if position.best_step is None or position.best_step == position.step:
+        return
+    folder = folder_of(root, position.best_step)
+    if not (folder / SEAL_FILE).exists() or broken_files(folder, _seal_of(folder)):
+        raise StepFailed(
+            f"{folder}: the checkpoint of the best step is gone or not what was sealed; "
+            f"use train.result: last, or delete {root} to start over"
+        )
+    load_weights(engine, part, folder)
+
+
+def folder_of(root: Path, step: int) -> Path:
+    """Where the checkpoint after so many steps is, or would be."""
+    return root / f"step-{step:08d}"
 
 
 def newest(root: Path) -> tuple[Path, Seal] | None:
     """The newest checkpoint whose files are what was sealed; broken ones are named in a warning."""
     for folder in _sealed(root):
-        seal = Seal.model_validate_json((folder / SEAL_FILE).read_text())
-        broken = [name for name, digest in seal.sha256.items() if _sha256(folder / name) != digest]
+        seal = _seal_of(folder)
+        broken = broken_files(folder, seal)
         if not broken:
             return folder, seal
         _log.warning("%s: ignored, %s is not what was sealed; going on from an older one", folder, ", ".join(broken))
     return None
+
+
+def broken_files(folder: Path, seal: Seal) -> list[str]:
+    """Those that are not what was sealed."""
+    return [name for name, digest in seal.sha256.items() if _sha256(folder / name) != digest]
+
+
+def _seal_of(folder: Path) -> Seal:
+    return Seal.model_validate_json((folder / SEAL_FILE).read_text())
+
+
+def _drop_old(root: Path) -> None:
+    """All but the newest, and what they may yet go back to as the best."""
+    kept = set(_sealed(root)[:KEEP_LAST])
+    bests = {_seal_of(folder).position.best_step for folder in kept}
+    kept |= {folder_of(root, step) for step in bests if step is not None}
+    for old in set(_sealed(root)) - kept:
+        shutil.rmtree(old)
 
 
 def _sealed(root: Path) -> list[Path]:

@@ -2,14 +2,22 @@
 
 import math
 
+from stages.train import Config
 
-def learning_rate_factor(step: int, num_steps: int, warmup_ratio: float, schedule: str) -> float:
+
+def num_warmup_steps(config: Config, num_steps: int) -> int:
+    """As many as the recipe says, or its share of all steps, rounded up."""
+    if config.warmup_steps is not None:
+        return config.warmup_steps
+    return math.ceil(config.warmup_ratio * num_steps)
+
+
+def learning_rate_factor(step: int, num_steps: int, num_warmup: int, schedule: str) -> float:
     """What the peak rate is multiplied by at step 0, 1, ..., num_steps - 1.
 
-    It rises linearly over the first ceil(warmup_ratio * num_steps) steps, then falls to zero just after the last one
-    (`cosine`, `linear`) or stays (`constant`).
+    It rises linearly over the first `num_warmup` steps, then falls to zero just after the last one (`cosine`, `linear`)
+    or stays (`constant`).
     """
-    num_warmup = math.ceil(warmup_ratio * num_steps)
     if step < num_warmup:
         return (step + 1) / (num_warmup + 1)
     progress = (step - num_warmup) / max(1, num_steps - num_warmup)

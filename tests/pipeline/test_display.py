@@ -16,6 +16,7 @@ def test_durations(seconds, text):
 def test_progress_has_a_share_an_eta_and_the_metrics():
     progress = {"done": 30, "total": 120, "metrics": {"loss": 0.41234, "tokens_per_second": 148.0}}
     assert describe(60.0, progress) == "30/120 25%  ETA 3m00s  loss 0.4123  tokens_per_second 148"
+    assert describe(60.0, {**progress, "seconds_left": 70.0}).startswith("30/120 25%  ETA 1m10s  ")
     assert describe(60.0, {}) == ""
 
 

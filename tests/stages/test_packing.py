@@ -9,18 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from safetensors.torch import load_file
 
 from pipeline.errors import UserError
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Resources
 from stages import train
-from stages._training import launch
-from stages._training.batches import Order, TokenFile
+from stages._training.batches import TokenFile
 from stages._training.objective import Objective
 from stages._training.packed_attention import attend_within_samples
 from stages._training.packing import first_fit, pack
 from tests.stages.conftest import artifact
-from tests.stages.test_training_methods import losses, run_all, start
 
 # ---- which samples lie in one row
 
@@ -166,38 +163,3 @@ def test_a_sample_longer_than_a_row_is_said_before_anything_is_done(tiny_tokens_
     known = {"tokens": artifact(tmp_path, "tokenize")}
     (line,) = train.preflight(train.Config(packing=True, pack_length=20), Resources(device="cpu"), known)
     assert "train.pack_length: got 20, must be >= the 30 tokens of the longest sample" in line
-
-
-# ---- real runs of two processes
-
-RESOURCES = Resources(device="cpu", num_processes=2, num_threads=1)
-
-
-@pytest.mark.slow
-def test_packed_runs_are_the_unpacked_run(tiny_model_dir, tiny_tokens_dir, tmp_path):
-    """With accumulation, in steps of different numbers of passes, at ZeRO stages 0, 2, 3: equal up to rounding."""
-    inputs = start(tmp_path / "init", {"method": "nlora", "rank": 4}, tiny_model_dir, tiny_tokens_dir)
-    padded = {
-        "learning_rate": 1e-3,
-        "global_batch_size": 8,
-        "per_device_batch_size": 2,
-        "max_steps": 6,
-        "num_epochs": 2,
-    }
-    packed = {**padded, "packing": True, "pack_length": 40}
-    options = {"padded": padded, **{f"packed{stage}": {**packed, "zero_stage": stage} for stage in (0, 2, 3)}}
-    specs = {}
-    for name, chosen in options.items():
-        (tmp_path / name).mkdir()
-        specs[name] = launch.make_spec(
-            train.Config.model_validate(chosen), inputs, Workspace(tmp_path / name), RESOURCES
-        )
-    run_all(tmp_path / "runs.json", [(spec, None) for spec in specs.values()])
-    lengths = TokenFile(tiny_tokens_dir / "train.safetensors").lengths
-    order = Order(lengths, 8, 0, group_by_length=False)
-    assert {len(list(pack(order.rows(step), lengths, 40, 0, 2))) for step in range(6)} == {2, 3}
-    expected = load_file(tmp_path / "padded" / "adapter_model.safetensors")
-    for name in specs:
-        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "padded"), rel=1e-5), name
-        for tensor, value in load_file(tmp_path / name / "adapter_model.safetensors").items():
-            torch.testing.assert_close(value, expected[tensor], atol=1e-5, rtol=1e-3, msg=f"{name} {tensor}")

@@ -23,7 +23,7 @@ from stages import init_adapter, train
 from stages._adaptation.probe import load_adapted
 from stages._training import layout, requirements
 from stages._training.batches import Order, TokenFile, share
-from stages._training.schedule import learning_rate_factor
+from stages._training.schedule import learning_rate_factor, num_warmup_steps
 from tests.stages.conftest import artifact
 
 RESOURCES = Resources(device="cpu", num_processes=2, num_threads=1)
@@ -109,13 +109,16 @@ def test_batches_pad_on_the_right(tiny_tokens_dir):
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_schedule(schedule):
-    rates = [learning_rate_factor(step, 100, 0.1, schedule) for step in range(100)]
+    assert num_warmup_steps(train.Config(warmup_ratio=0.095), 100) == 10
+    assert num_warmup_steps(train.Config(warmup_steps=7), 100) == 7
+    rates = [learning_rate_factor(step, 100, 10, schedule) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert 0 < rates[0] < 0.1
     assert rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] == 1.0 if schedule == "constant" else 0 < rates[-1] < 0.02
-    assert learning_rate_factor(0, 1, 0.03, schedule) > 0
+    assert learning_rate_factor(0, 1, 1, schedule) > 0
+    assert learning_rate_factor(0, 100, 0, schedule) == 1.0
 
 
 def test_what_does_not_fit_is_said(tmp_path):
@@ -197,7 +200,10 @@ def test_training_learns_and_writes_what_it_should(uninterrupted, given):
     assert metrics["validation_loss_end"] < metrics["validation_loss_start"] - 0.5
     assert metrics["train_loss_first"] == losses(out)[0]
     first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
-    assert first.keys() == {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds"}
+    assert first.keys() == {
+        "step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds", "peak_memory_bytes", "eta_seconds"
+    }  # fmt: skip
+    assert len(first["peak_memory_bytes"]) == 2 and min(first["peak_memory_bytes"]) > 2**27
     assert (out / "template.json").read_bytes() == (given.tokens / "template.json").read_bytes()
     tokens = TokenFile(given.tokens / "validation.safetensors")
     adapted = load_adapted(given.model.path, out.path, start_dir=given.adapter.path)

@@ -43,7 +43,12 @@ def main(runs_file: str) -> None:
 
 
 def go_on_from(checkpoint: Path, spec: TrainSpec) -> None:
-    """Put the checkpoint and the metrics of another run into a new run's folder, as if it had been killed."""
+    """Put the checkpoint and the metrics of another run into a new run's folder, as if it had been killed.
+
+    "oldest" stands for the one that was kept longest.
+    """
+    if checkpoint.name == "oldest":
+        checkpoint = min(checkpoint.parent.glob("step-*"))
     shutil.copytree(checkpoint, spec.out / CHECKPOINTS_DIR / checkpoint.name)
     shutil.copyfile(checkpoint.parents[1] / METRICS_FILE, spec.out / METRICS_FILE)
 
