@@ -21,6 +21,7 @@ from stages.benchmarks import AnyBenchmark
 
 if TYPE_CHECKING:
     from stages._data.template import Template
+    from stages._serving.asking import Asker
     from stages._serving.respondent import Respondent
 
 VERSION = 2
@@ -63,8 +64,10 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
     """A model of ours needs its server at `resources.server_url` (engine vllm).
 
-    Raises UserError when the model was trained with another template; StepFailed when the server ends.
+    A merged model is first asked what its merge saw it say. Raises UserError when the model was trained with another
+    template; StepFailed when the server ends, or does not serve what was merged.
     """
+    from stages._serving.probes import require_agreement
     from stages._serving.records import write_json_lines
     from stages._serving.respondent import ask
 
@@ -72,12 +75,19 @@ def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) ->
     respondent = _respondent(config, inputs, template, resources)
     requests = _requests(config, inputs, out)
     write_json_lines(out / "requests.jsonl", (request.model_dump(mode="json") for request in requests))
-    asker = ask(respondent, lambda asker: asker.ask(requests), out, resources)
+    served: dict[str, Any] = {}
+
+    async def conversation(asker: "Asker") -> None:
+        if inputs.model and not inputs.adapter:
+            served.update(await require_agreement(respondent.engine, inputs.model, config.serve))
+        await asker.ask(requests)
+
+    asker = ask(respondent, conversation, out, resources)
     answers = _in_order(requests, asker.answers)
     write_json_lines(out / "answers.jsonl", (answer.model_dump(mode="json") for answer in answers))
     _write_generation(out / "generation.json", config, respondent.fingerprint, template)
     speed = {"num_asked": asker.num_asked, "output_tokens_per_second": round(asker.tokens_per_second, 1)}
-    return {**_metrics(requests, answers), **speed}
+    return {**_metrics(requests, answers), **served, **speed}
 
 
 def _template(config: Config, inputs: Inputs) -> "Template | None":

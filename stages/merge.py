@@ -3,15 +3,17 @@
 After full fine-tuning, the trained weights take the place of the base's. Where training saw a quantised base, the merge
 goes into the base as it was, and the metrics say what that changes on the probe texts.
 
-Writes the layout of prepare_model with the chat template of the training, template.json, and merge_report.json with
-what the verification found.
+Writes the layout of prepare_model with the chat template of the training, template.json, merge_report.json with what
+the verification found, and probes.json with what the merged model says, for the comparison with the served one.
 """
 
 from typing import Any, Literal
 
+from pipeline import machine
 from pipeline.artifact import Artifact
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
+from stages._adaptation.whole_model import Verify, memory_problem
 
 VERSION = 2  # chat_template.jinja and stop tokens of the training
 
@@ -21,6 +23,9 @@ class Config(StrictModel):
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """By default that of the base."""
+    verify: Verify = "answers"
+    """`answers`: every tensor, then what the trained and the merged model say, which takes memory for the whole model
+    in float32. `tensors`: only the former, and the server of the merged model is not compared with it either."""
 
 
 class Export(StrictModel):
@@ -37,12 +42,20 @@ class Inputs(StrictModel):
     trained: Artifact
 
 
+def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
+    """Whether memory suffices for comparing answers, once the base is there."""
+    if config.verify == "tensors" or "model" not in known:
+        return []
+    line = memory_problem(known["model"].metrics()["num_parameters"], machine.memory_total_bytes())
+    return [line] if line else []
+
+
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:
     """Merge shard by shard, then compare with the adapter. Raises StepFailed if they do not agree."""
     from stages._adaptation import merging
 
     sources = merging.Sources(inputs.model.path, inputs.init.path, inputs.trained.path)
-    return merging.merge(sources, config.dtype, out, resources)
+    return merging.merge(sources, config.dtype, out, resources, config.verify)
 
 
 def export(

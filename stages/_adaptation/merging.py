@@ -16,9 +16,11 @@ from stages._adaptation import full, verification
 from stages._adaptation.probe import load_adapted, load_model
 from stages._adaptation.quantization import probe_losses, read_quantization
 from stages._adaptation.start import read_adapter
+from stages._adaptation.whole_model import Verify, memory_problem
 from stages._data.chat_files import write_chat_files
 from stages._data.template import Template
 from stages._peft.load import FactorsFile, load_factors
+from stages._serving import probes
 from stages._weights import refusals
 from stages._weights.architecture import read_config
 from stages._weights.folder import copy_small_files, state_dtype
@@ -101,10 +103,17 @@ class Updates(Mapping[str, Update]):
         ]
 
 
-def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: Resources) -> dict[str, Any]:
-    """Write and verify the merged model, in the base's dtype unless one is named; the step's metrics."""
+def merge(
+    sources: Sources, dtype_name: str | None, out: Workspace, resources: Resources, verify: Verify = "answers"
+) -> dict[str, Any]:
+    """Write and verify the merged model, in the base's dtype unless one is named; the step's metrics.
+
+    Raises StepFailed before anything is written where the answers are to be compared and memory is too small for that.
+    """
     torch.set_num_threads(resources.num_threads or machine.cpu_count())
     model_dir, init_dir, trained_dir = sources
+    if verify == "answers":
+        _require_memory(model_dir)
     adapter = read_adapter(init_dir)
     changes = read_changes(sources, adapter)
     dtype = getattr(torch, dtype_name) if dtype_name else _base_dtype(model_dir)
@@ -114,14 +123,12 @@ def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: R
     write_chat_files(template, out.path)
     verification.account_for_tensors(model_dir, out.path, changes, dtype)
     layers = verification.layer_errors(model_dir, out.path, changes)
-    answers = verification.compare_answers(lambda: load_trained(sources, adapter), out.path)
-    quantization = read_quantization(trained_dir)
-    if quantization:
-        answers |= probe_losses(quantization, lambda dtype: load_trained(sources, adapter, dtype), out.path)
+    answers = _answers(sources, adapter, out) if verify == "answers" else {}
     metrics = {
         "max_relative_error": max(layer["relative_error"] for layer in layers),
         "max_update_lost": max(layer["update_lost"] for layer in layers),
         **answers,
+        "verified": verify,
         "dtype": _name(dtype),
         "num_parameters": writer.num_parameters,
         "bytes": writer.num_bytes,
@@ -129,6 +136,22 @@ def merge(sources: Sources, dtype_name: str | None, out: Workspace, resources: R
     (out / REPORT_FILE).write_text(json.dumps({**metrics, "layers": layers}, indent=1) + "\n")
     verification.require_agreement(metrics, dtype)
     return metrics
+
+
+def _answers(sources: Sources, adapter: MethodConfig, out: Workspace) -> dict[str, Any]:
+    """What trained and merged model say, compared; written down for the comparison with the served one."""
+    answers, said = verification.compare_answers(lambda: load_trained(sources, adapter), out.path)
+    probes.write(said, out.path)
+    quantization = read_quantization(sources.trained_dir)
+    if quantization:
+        answers |= probe_losses(quantization, lambda dtype: load_trained(sources, adapter, dtype), out.path)
+    return answers
+
+
+def _require_memory(model_dir: Path) -> None:
+    num_parameters = sum(tensor.num_elements for tensor in stored_tensors(model_dir).values())
+    if line := memory_problem(num_parameters, machine.memory_available_bytes()):
+        raise StepFailed(line)
 
 
 def read_changes(sources: Sources, method: MethodConfig) -> Mapping[str, Change]:

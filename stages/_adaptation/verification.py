@@ -10,6 +10,7 @@ import torch
 
 from pipeline.errors import StepFailed
 from stages._adaptation.probe import load_model, probe_tokens
+from stages._serving.probes import Probe
 from stages._weights.index import StoredTensor, stored_tensors
 from stages._weights.matrix import TORCH_DTYPE
 from stages._weights.reading import read_tensor
@@ -34,6 +35,10 @@ class Answers(NamedTuple):
     """of the first PROMPT_TOKENS tokens of each text, [T, V] float32"""
     tokens: list[list[int]]
     """the NEW_TOKENS that it would say next"""
+    logprobs: list[list[float]]
+    """of each such token, in nats"""
+    gaps: list[list[float]]
+    """of each such token's logit above the second largest; 0 where it is not the largest (but the largest allowed)"""
 
 
 def account_for_tensors(base_dir: Path, merged_dir: Path, changes: Mapping[str, Change], dtype: torch.dtype) -> None:
@@ -66,8 +71,9 @@ def layer_errors(base_dir: Path, merged_dir: Path, changes: Mapping[str, Change]
     ]
 
 
-def compare_answers(load_trained: Callable[[], Any], merged_dir: Path) -> dict[str, float]:
-    """Logits and greedy continuations of trained and merged model on the probe texts, both computed in float32.
+def compare_answers(load_trained: Callable[[], Any], merged_dir: Path) -> tuple[dict[str, float], list[Probe]]:
+    """Logits and greedy continuations of trained and merged model on the probe texts, both computed in float32; and
+    those of the merged model, for whoever serves it.
 
     `load_trained` is called once, so that only one model is in memory at a time.
     """
@@ -76,17 +82,22 @@ def compare_answers(load_trained: Callable[[], Any], merged_dir: Path) -> dict[s
     merged = _answers(load_model(merged_dir, torch.float32), prompts)
     largest = max(float(logits.abs().max()) for logits in adapted.logits)
     errors = [float((a - b).abs().max()) for a, b in zip(adapted.logits, merged.logits, strict=True)]
-    return {
+    metrics = {
         "probe_logit_error": max(errors) / largest,
         "greedy_token_agreement": _agreement(adapted.tokens, merged.tokens),
     }
+    said = zip(prompts, merged.tokens, merged.logprobs, merged.gaps, strict=True)
+    return metrics, [
+        Probe(prompt_ids=tuple(ids.tolist()), token_ids=tuple(tokens), logprobs=tuple(logprobs), gaps=tuple(gaps))
+        for ids, tokens, logprobs, gaps in said
+    ]
 
 
 def require_agreement(metrics: Mapping[str, Any], dtype: torch.dtype) -> None:
     """Raises StepFailed when an error is larger than rounding explains."""
     limits = {"max_relative_error": MAX_RELATIVE_ERROR[dtype], "probe_logit_error": MAX_LOGIT_ERROR[dtype]}
     for name, limit in limits.items():
-        if not metrics[name] <= limit:
+        if name in metrics and not metrics[name] <= limit:
             raise StepFailed(
                 f"merge: {name} is {metrics[name]:.3g}, expected at most {limit:g} in {metrics['dtype']}: the merged "
                 f"model is not what was trained (merge_report.json has every layer)"
@@ -128,13 +139,20 @@ def _same(name: str, base_file: Path, merged_file: Path) -> bool:
 def _answers(model: Any, prompts: list[torch.Tensor]) -> Answers:
     logits = [model(input_ids=ids[None]).logits[0].float() for ids in prompts]
     settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+    settings |= {"return_dict_in_generate": True, "output_logits": True}
     said = [
-        model.generate(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **settings)[
-            0, len(ids) :
-        ].tolist()
-        for ids in prompts
+        model.generate(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **settings) for ids in prompts
     ]
-    return Answers(logits, said)
+    tokens = [each.sequences[0, len(ids) :].tolist() for each, ids in zip(said, prompts, strict=True)]
+    raw = [[scores_1V[0].float() for scores_1V in each.logits] for each in said]
+    pairs = [list(zip(logits, chosen, strict=True)) for logits, chosen in zip(raw, tokens, strict=True)]
+    logprobs = [[float(logits_V.log_softmax(-1)[token]) for logits_V, token in each] for each in pairs]
+    return Answers(logits, tokens, logprobs, [[_gap(logits_V, token) for logits_V, token in each] for each in pairs])
+
+
+def _gap(logits_V: torch.Tensor, token: int) -> float:
+    largest, places = logits_V.topk(2)
+    return float(largest[0] - largest[1]) if int(places[0]) == token else 0.0
 
 
 def _agreement(first: list[list[int]], second: list[list[int]]) -> float:

@@ -8,7 +8,9 @@ from pipeline.artifact import MANIFEST
 from stages._weights.index import INDEX_FILE
 
 SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
-_LEFT_OUT = {INDEX_FILE, MANIFEST}
+PROBES_FILE = "probes.json"
+"""What a merged model said when it was verified (`stages._serving.probes`): true of its own weights alone."""
+_LEFT_OUT = {INDEX_FILE, MANIFEST, PROBES_FILE}
 
 
 def copy_small_files(source: Path, target: Path) -> None:
