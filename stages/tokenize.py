@@ -2,18 +2,20 @@
 
 Writes train.safetensors (and validation.safetensors), template.json and examples.txt. A token file holds
 `input_ids` int32 [total_tokens], `loss_mask` uint8 [total_tokens] (1 where a token is to be learnt) and
-`offsets` int64 [num_samples + 1] (sample i is input_ids[offsets[i] : offsets[i + 1]]).
+`offsets` int64 [num_samples + 1] (sample i is input_ids[offsets[i] : offsets[i + 1]]). Nothing in it depends on the
+adapter, the seed or how training goes.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.artifact import Artifact
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 from stages._data.formats import Format
 from stages._data.prompts import Prompt
+from stages._data.turns import Learn
 
 VERSION = 1
 
@@ -24,9 +26,21 @@ class Config(StrictModel):
     format: Format
     template: Prompt
     max_length: int = Field(gt=1)
-    """Tokens of a sample; longer ones lose their end, and are dropped if that would take the whole response."""
+    """Tokens of a sample; longer ones lose their end, and are dropped if that would take all that is to be learnt."""
+    learn: Learn = "response"
+    """`response`: the last answer. `assistant_turns`: every answer of a conversation. `all`: the prompt as well. What
+    ends an answer is learnt with it. A plain text (format `text`) is learnt from its start to the end-of-text token."""
     on_empty: Literal["refuse", "drop"] = "refuse"
     """What to do with rows whose prompt or response is empty."""
+    drop_duplicates: bool = False
+    """Whether rows whose text (prompt and response) came before are left out, character for character; validation rows
+    also where they are training rows."""
+
+    @model_validator(mode="after")
+    def _has_turns(self) -> Self:
+        if self.format.kind == "text" and self.learn == "assistant_turns":
+            raise ValueError("learn: found assistant_turns with format text, which has no turns; leave learn out")
+        return self
 
 
 class Inputs(StrictModel):

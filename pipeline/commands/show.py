@@ -5,6 +5,9 @@ import json
 
 from pipeline.commands import arguments as shared
 
+MAX_TEXT_BYTES = 20_000
+"""Text files up to this size are shown with the step."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_recipe(parser)
@@ -30,6 +33,9 @@ def main(arguments: argparse.Namespace) -> int:
     print("files")
     for name, file in manifest["files"].items():
         print(f"  {file['bytes']:>14,} bytes  {file['sha256'][:16]}  {name}")
+    for name, file in manifest["files"].items():
+        if name.endswith(".txt") and file["bytes"] <= MAX_TEXT_BYTES:
+            print(f"\n{name}\n\n{(artifact / name).read_text(encoding='utf-8')}")
     print(f"finished    {manifest['finished_at']}, after {manifest['duration_seconds']} s")
     print(f"memory      {manifest['peak_memory_bytes']:,} bytes at most")
     return 0

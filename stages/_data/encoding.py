@@ -1,107 +1,100 @@
-"""Examples as token ids in flat arrays, checked by decoding them again."""
+"""Turns as token ids, checked by decoding them again."""
 
-from array import array
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import UserError
-from stages._data.formats import Example
 from stages._data.template import Template
+from stages._data.token_file import Sample
+from stages._data.turns import Turn
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PERCENTILES = (50, 90, 99)
 
+class Placed(NamedTuple):
+    """A row's turns and where it is, for messages."""
 
-class Samples:
-    """The samples of one split: a few bytes a token, however many there are."""
-
-    def __init__(self) -> None:
-        self.input_ids = array("i")
-        self.loss_mask = bytearray()
-        self.offsets = array("q", [0])
-        self.num_truncated = 0
-        self.num_dropped = 0
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def append(self, prompt_ids: list[int], response_ids: list[int]) -> None:
-        """Add a sample of which only the response is to be learnt."""
-        self.input_ids.extend(prompt_ids)
-        self.input_ids.extend(response_ids)
-        self.loss_mask.extend(b"\0" * len(prompt_ids) + b"\1" * len(response_ids))
-        self.offsets.append(len(self.input_ids))
-
-    def save(self, path: Path) -> None:
-        """Write `input_ids` int32 [tokens], `loss_mask` uint8 [tokens], `offsets` int64 [samples + 1]."""
-        import numpy
-        from safetensors.numpy import save_file
-
-        tensors = {
-            "input_ids": numpy.frombuffer(self.input_ids, dtype=numpy.int32),
-            "loss_mask": numpy.frombuffer(self.loss_mask, dtype=numpy.uint8),
-            "offsets": numpy.frombuffer(self.offsets, dtype=numpy.int64),
-        }
-        save_file(tensors, path)
-
-    def report(self) -> dict[str, Any]:
-        """How many samples and tokens, how many are learnt, what was cut, and lengths in tokens."""
-        import numpy
-
-        lengths = numpy.diff(numpy.frombuffer(self.offsets, dtype=numpy.int64))
-        return {
-            "num_samples": len(self),
-            "num_tokens": len(self.input_ids),
-            "num_trained_tokens": sum(self.loss_mask),
-            "num_truncated": self.num_truncated,
-            "num_dropped": self.num_dropped,
-            "length_mean": round(float(lengths.mean()), 1),
-            **{f"length_p{p}": int(numpy.percentile(lengths, p, method="higher")) for p in PERCENTILES},
-            "length_max": int(lengths.max()),
-        }
+    where: str
+    turns: list[Turn]
 
 
 class Encoder:
-    """Encodes prompt and response apart and joins the ids, so that generation sees the very prompt of training."""
+    """Encodes each text that would be generated apart from what stands before it, as in generation, and joins the ids.
 
-    def __init__(self, template: Template, tokenizer: "Tokenizer", max_length: int) -> None:
-        self.template = template
+    What stands between two answers is encoded after the end of the first, since a tokenizer may treat the start of a
+    text differently. `encode_batch_fast` uses all cores; so does a pool of processes, no faster and with more memory.
+    """
+
+    def __init__(self, template: Template, tokenizer: "Tokenizer", learn_context: bool, add_bos: bool) -> None:
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        self.learn_context = learn_context
+        self.bos_ids = [template.bos_token_id] if add_bos and template.bos_token_id is not None else []
+        self.stop_token_ids = template.stop_token_ids
+        self.end = tokenizer.id_to_token(template.stop_token_ids[0]) or ""
 
-    def add(self, examples: list[Example], samples: Samples) -> None:
-        """Append the examples' tokens. Raises UserError if decoding a response does not give it back."""
-        responses = [self.template.render_answer(example.response) for example in examples]
-        prompts = self._encode([self.template.render_prompt(example.messages) for example in examples])
-        answers = self._encode(responses)
-        self._check_round_trip(responses, answers)
-        for prompt_ids, response_ids in zip(prompts, answers, strict=True):
-            self._append(self.template.with_bos(prompt_ids), response_ids, samples)
+    def encode(self, rows: list[Placed]) -> list[Sample]:
+        """A sample for each row. Raises UserError if decoding what is learnt does not give the text back."""
+        texts = [text for row in rows for text in self._texts(row.turns)]
+        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        learnt = [index for index in range(len(texts)) if self.learn_context or index % 2]
+        self._check_round_trip(rows, [texts[index] for index in learnt], [encoded[index] for index in learnt])
+        parts = iter(encoded)
+        return [self._joined(row, parts) for row in rows]
 
-    def _append(self, prompt_ids: list[int], response_ids: list[int], samples: Samples) -> None:
-        room = self.max_length - len(prompt_ids)
-        if room < 1:
-            samples.num_dropped += 1
+    def marked(self, sample: Sample) -> str:
+        """Its text, with what is learnt between ⟦ and ⟧."""
+        shown, pairs = [], zip(sample.loss_mask, sample.input_ids, strict=True)
+        for is_learnt, tokens in groupby(pairs, key=lambda pair: pair[0]):
+            text = self.tokenizer.decode([each for _, each in tokens], skip_special_tokens=False)
+            shown.append(f"⟦{text}⟧" if is_learnt else text)
+        return "".join(shown)
+
+    def _texts(self, turns: list[Turn]) -> Iterator[str]:
+        for number, turn in enumerate(turns):
+            yield self.end + turn.context if number else turn.context
+            yield turn.answer
+
+    def _joined(self, row: Placed, parts: Iterator[list[int]]) -> Sample:
+        input_ids, loss_mask = list(self.bos_ids), bytearray(len(self.bos_ids))
+        for number in range(len(row.turns)):
+            context, answer = next(parts), next(parts)
+            if number:
+                context = self._without_end(context, row.where)
+            input_ids += context
+            loss_mask += (b"\1" if self.learn_context else b"\0") * len(context)
+            input_ids += answer
+            loss_mask += b"\1" * len(answer)
+        return Sample(input_ids, bytes(loss_mask))
+
+    def _without_end(self, ids: list[int], where: str) -> list[int]:
+        if ids[0] != self.stop_token_ids[0]:
+            raise UserError(f"{where}: round trip: {self.end!r}, the end of an answer, is no token of its own")
+        return ids[1:]
+
+    def _check_round_trip(self, rows: list[Placed], texts: list[str], encoded: list[list[int]]) -> None:
+        decoded = self.tokenizer.decode_batch(encoded, skip_special_tokens=False)
+        if decoded == texts and all(ids[-1] in self.stop_token_ids for ids in self._answers(encoded)):
             return
-        samples.num_truncated += len(response_ids) > room
-        samples.append(prompt_ids, response_ids[:room])
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
-
-    def _check_round_trip(self, responses: list[str], answers: list[list[int]]) -> None:
-        for expected, found, ids in zip(responses, self._decode(answers), answers, strict=True):
+        where = (row.where for row in rows for turn in row.turns for _ in range(1 + self.learn_context))
+        is_answer = (index % 2 or not self.learn_context for index in range(len(texts)))
+        for place, answers, expected, found, ids in zip(where, is_answer, texts, decoded, encoded, strict=True):
             if found != expected:
                 raise UserError(
-                    f"round trip: the tokenizer turns the response {expected!r:.200} into {found!r:.200}; "
+                    f"{place}: round trip: the tokenizer turns {expected!r:.200} into {found!r:.200}; "
                     "the model would learn other text than the data holds"
                 )
-            if ids[-1] not in self.template.stop_token_ids:
+            if answers and ids[-1] not in self.stop_token_ids:
                 raise UserError(
-                    f"round trip: the response {expected!r:.200} does not end in a token that stops generation"
+                    f"{place}: round trip: the response {expected!r:.200} does not end in a token that stops generation"
                 )
 
-    def _decode(self, answers: list[list[int]]) -> list[str]:
-        return self.tokenizer.decode_batch(answers, skip_special_tokens=False)
+    def _answers(self, encoded: list[list[int]]) -> list[list[int]]:
+        return encoded[1::2] if self.learn_context else encoded
+
+
+def cut(sample: Sample, max_length: int) -> Sample | None:
+    """Its first `max_length` tokens without an end of which nothing is learnt; None if that leaves nothing to learn."""
+    last = sample.loss_mask.rfind(1, 1, max_length)
+    return Sample(sample.input_ids[: last + 1], sample.loss_mask[: last + 1]) if last > 0 else None

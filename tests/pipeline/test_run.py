@@ -178,6 +178,8 @@ def test_show_and_status_tell_what_is_known(recipe, pipeline):
     assert "sum       cached" in pipeline("status", path).stdout
     shown = pipeline("show", path, "sum").stdout
     assert '"total": 6.0' in shown and "summary.md" in shown
+    number = pipeline("show", path, "a/number").stdout
+    assert "\nnumber.txt\n\n" in number  # small texts are shown as they are
 
 
 def _manifests(folder: Path, value: str) -> list[Path]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -12,7 +14,12 @@ from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from stages import tokenize
 from stages._data import tokenizer as tokenizer_files
+from stages._data.binding import bind
+from stages._data.encoding import Encoder, Placed
+from stages._data.formats import Example
+from stages._data.prompts import Chat, Paper
 from stages._data.template import Template, render
+from stages._data.turns import turns
 from tests.stages.conftest import artifact
 
 CHATML = (
@@ -167,10 +174,15 @@ def test_cut_and_dropped_samples_are_counted(run, workspace, tmp_path):
     assert len(cut) == 60 and len(whole) < 60 and 1 <= len(learnt) < 50
     assert metrics["num_trained_tokens"] == len(learnt) + 2
     assert metrics["length_max"] == 60 and metrics["num_tokens"] == 60 + len(whole)
+    assert sum(metrics["length_histogram"].values()) == 2
+    uncut = run({"kind": "chat"}, rows=rows)
+    assert metrics["num_tokens_cut"] == uncut["num_tokens"] - metrics["num_tokens"] and uncut["num_tokens_cut"] == 0
 
 
 def test_nothing_left(run):
-    with pytest.raises(UserError, match="no sample is left of 2 rows; raise max_length"):
+    with pytest.raises(
+        UserError, match="no sample is left of 2 rows \\(0 empty, 0 duplicates, 2 dropped\\); raise max_length"
+    ):
         run({"kind": "chat"}, max_length=5)
 
 
@@ -178,6 +190,144 @@ def test_examples_show_what_is_learnt(run, workspace):
     run({"kind": "chat"})
     text = (workspace / "examples.txt").read_text()
     assert "What is 1 + 2?<|im_end|>\n<|im_start|>assistant\n⟦1 + 2 = 3 apples.\n#### 3<|im_end|>⟧" in text
+
+
+FIRST = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+SECOND = [{"role": "user", "content": "Who, me?"}, {"role": "assistant", "content": "**Yes**\n"}]
+CHAT = {"kind": "conversation"}
+TRIMMING = CHATML.replace("{{ m.content }}", "{{ m.content | trim }}")
+CHAT_END, CHAT_BETWEEN = "<|im_end|>", "\n<|im_start|>user\nWho, me?<|im_end|>\n<|im_start|>assistant\n"
+PAPER_END, PAPER_BETWEEN = "</s>", "\n\n### Instruction:\nWho, me?\n\n### Response:"
+
+
+def byte_tokenizer(tmp_path: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
+
+
+def learnt_texts(tokenizer: Tokenizer, out: Workspace) -> list[str]:
+    return [tokenizer.decode(learnt, skip_special_tokens=False) for _, learnt in samples(out)]
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_all_of_it_is_learnt_on_request(run, workspace, tmp_path, adds_bos):
+    tokenizer = write_byte_tokenizer(tmp_path / "model", adds_bos)
+    run({"kind": "paper"}, rows=[{"messages": FIRST + SECOND}], format=CHAT, learn="all")
+    template = Template.load(workspace.path)
+    whole = template.render_prompt(FIRST + SECOND[:1]) + template.render_answer("**Yes**\n")
+    assert learnt_texts(tokenizer, workspace) == [whole]
+    [(ids, learnt)] = samples(workspace)
+    assert len(ids) - len(learnt) == adds_bos
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "between"), [("chat", CHAT_END, CHAT_BETWEEN), ("paper", PAPER_END, PAPER_BETWEEN)]
+)
+def test_every_assistant_turn_and_its_end_is_learnt(run, workspace, tmp_path, kind, end, between):
+    metrics = run({"kind": kind}, rows=[{"messages": FIRST + SECOND}], format=CHAT, learn="assistant_turns")
+    tokenizer = byte_tokenizer(tmp_path)
+    assert learnt_texts(tokenizer, workspace) == [f"Hello.{end}**Yes**\n{end}"]
+    assert f"⟦Hello.{end}⟧{between}⟦**Yes**\n{end}⟧" in (workspace / "examples.txt").read_text()
+    [(ids, learnt)] = samples(workspace)
+    generated = Template.load(workspace.path).encode_prompt(tokenizer, FIRST + SECOND[:1])
+    assert ids[: len(generated)] == generated  # one token a byte: the pieces are the whole
+    assert metrics["num_trained_tokens"] == len(learnt)
+
+
+def test_what_stands_between_two_turns_is_encoded_as_in_a_whole_text(run, workspace, tmp_path):
+    tokenizer = write_sentencepiece_tokenizer(tmp_path / "model")
+    rows = [{"messages": [*FIRST, {"role": "user", "content": "Me?"}, {"role": "assistant", "content": "Yes"}]}]
+    run({"kind": "chat"}, rows=rows, format=CHAT, learn="assistant_turns")
+    [(ids, learnt)] = samples(workspace)
+    whole = "<s>[INST] Hi? [/INST] Hello. </s>[INST] Me? [/INST] Yes </s>"
+    assert ids == tokenizer.encode(whole, add_special_tokens=False).ids
+    assert [tokenizer.id_to_token(token) for token in learnt] == [*"▁Hello.▁", "</s>", *"▁Yes▁", "</s>"]
+
+
+def test_earlier_turns_that_the_template_changes_are_refused(run):
+    rows = [{"messages": FIRST + SECOND}, {"messages": SECOND + FIRST}]
+    text = {"kind": "jinja", "text": TRIMMING}
+    with pytest.raises(UserError) as caught:
+        run(text, rows=rows, format=CHAT, learn="assistant_turns")
+    [line] = caught.value.problems
+    assert line.startswith(
+        "train.jsonl: row 2: the template does not show earlier assistant turns as they are generated"
+    )
+    assert "expected '" in line and line.endswith("use learn: response, or another template")
+    run(text, rows=rows, format=CHAT)
+    with pytest.raises(UserError, match="row 1: an assistant turn before the first user turn answers nothing"):
+        run(text, rows=[{"messages": FIRST[1:] + SECOND}], format=CHAT, learn="assistant_turns")
+
+
+def test_a_cut_conversation_does_not_end_in_what_is_not_learnt(run, workspace, tmp_path):
+    options = {"rows": [{"messages": FIRST + SECOND}], "format": CHAT, "learn": "assistant_turns"}
+    run({"kind": "chat"}, **options)
+    [(whole, _)] = samples(workspace)
+    tokenizer = byte_tokenizer(tmp_path)
+    first_end = whole.index(tokenizer.encode("<|im_end|>").ids[0], 20)
+    metrics = run({"kind": "chat"}, **options, max_length=first_end + 9)
+    assert samples(workspace)[0][0] == whole[: first_end + 1]
+    assert learnt_texts(tokenizer, workspace) == ["Hello.<|im_end|>"]
+    assert metrics["num_tokens_cut"] == len(whole) - first_end - 1 and metrics["num_truncated"] == 1
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_a_plain_text_is_learnt_up_to_the_end_of_text(run, workspace, tmp_path, adds_bos):
+    tokenizer = write_byte_tokenizer(tmp_path / "model", adds_bos, chat_template="{{ bos_token }}" + CHATML)
+    metrics = run({"kind": "chat"}, rows=[{"text": "Once\n"}, {"text": "世界"}], format={"kind": "text"})
+    assert learnt_texts(tokenizer, workspace) == ["Once\n</s>", "世界</s>"]
+    for ids, learnt in samples(workspace):
+        assert ids == [tokenizer.token_to_id("<s>")] * adds_bos + learnt
+    assert metrics["num_trained_tokens"] == 13 - 2 * (not adds_bos)  # nothing predicts a first token
+    with pytest.raises(ValueError, match="learn: found assistant_turns with format text"):
+        configured({"kind": "chat"}, format={"kind": "text"}, learn="assistant_turns")
+
+
+@pytest.fixture(scope="module")
+def byte_model(tmp_path_factory) -> tokenizer_files.ModelTokenizer:
+    folder = tmp_path_factory.mktemp("bytes")
+    write_byte_tokenizer(folder)
+    return tokenizer_files.load(folder)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    texts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=12), min_size=1, max_size=3),
+    learn=st.sampled_from(["response", "all", "assistant_turns"]),
+    prompt=st.sampled_from([Chat(kind="chat"), Paper(kind="paper")]),
+)
+def test_labels_decode_to_the_answers(byte_model, texts, learn, prompt):
+    bound = bind(prompt, byte_model)
+    asked = [{"role": "user", "content": f"Question {number}"} for number in range(len(texts))]
+    answered = [{"role": "assistant", "content": text} for text in texts]
+    messages = [message for pair in zip(asked, answered, strict=True) for message in pair]
+    encoder = Encoder(bound, byte_model.encoder, learn_context=learn == "all", add_bos=bound.add_bos)
+    [sample] = encoder.encode([Placed("row 1", turns(bound, Example(messages[:-1], texts[-1]), learn, False))])
+    learnt = [token for token, mask in zip(sample.input_ids, sample.loss_mask, strict=True) if mask]
+    expected = {
+        "response": bound.render_answer(texts[-1]),
+        "all": bound.render_prompt(messages[:-1]) + bound.render_answer(texts[-1]),
+        "assistant_turns": "".join(map(bound.render_answer, texts)),
+    }
+    assert byte_model.encoder.decode(learnt, skip_special_tokens=False) == expected[learn]
+    assert learnt[-1] in bound.stop_token_ids
+
+
+def test_exact_duplicates_are_dropped_on_request(run, workspace, tmp_path):
+    other = {"question": ROWS[0]["question"] + " ", "answer": ROWS[0]["answer"]}
+    twice = [*ROWS, {**ROWS[0], "id": 7}, other, ROWS[1]]
+    write_rows(tmp_path / "data", [ROWS[0], {"question": "new", "answer": "x"}], "validation")
+    assert run({"kind": "chat"}, rows=twice)["num_samples"] == 5
+    metrics = run({"kind": "chat"}, rows=twice, drop_duplicates=True)
+    assert (metrics["num_rows"], metrics["num_duplicates"], metrics["num_samples"]) == (5, 2, 3)
+    assert metrics["splits"]["validation"]["num_duplicates"] == 1  # a training row is no held-out row
+    assert len(samples(workspace)) == 3 and len(samples(workspace, "validation")) == 1
+
+
+def test_lengths_are_reported(run):
+    metrics = run({"kind": "chat"}, rows=[{"question": "q", "answer": "a" * size} for size in (20, 50, 119)])
+    shell = metrics["length_max"] - 119
+    assert metrics["length_mean"] == 63 + shell and metrics["length_p50"] == 50 + shell
+    assert metrics["length_histogram"] == {"33-64": 1, "65-128": 1, "129-256": 1}
 
 
 def test_a_wrong_column_lists_the_columns(run, tmp_path):
@@ -226,7 +376,7 @@ def test_a_tokenizer_that_loses_text_is_refused(run, tmp_path):
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>", "<s>", "</s>"])
     write_tokenizer(tmp_path / "model", tokenizer, CHATML)
-    with pytest.raises(UserError, match="round trip: the tokenizer turns the response '1 \\+ 2"):
+    with pytest.raises(UserError, match=r"train.jsonl: row 1: round trip: the tokenizer turns '1 \+ 2"):
         run({"kind": "chat"})
 
 
