@@ -7,6 +7,7 @@ answer benchmarks (`_workflow/evaluation.py`); one report shows it all.
 from collections.abc import Iterator
 
 from pipeline.step import Service, Step
+from stages import merge
 from stages._workflow.evaluation import Respondent, evaluation_steps, respondents
 from stages._workflow.problems import asked
 from stages._workflow.recipe import Recipe
@@ -67,13 +68,13 @@ def _alone(who: Respondent, recipe: Recipe) -> Service | None:
 def problems(recipe: Recipe, pending: list[Step]) -> list[str]:
     """What can be found by looking at several sections together, before anything is downloaded."""
     stages = {step.stage for step in pending}
-    lines = _size_problems(recipe) if "train" in stages and "prepare_model" in stages else []
+    lines = _size_problems(recipe, stages) if "train" in stages and "prepare_model" in stages else []
     if stages & {"generate", "decontaminate"}:
         lines += _benchmark_problems(recipe)
     return lines
 
 
-def _size_problems(recipe: Recipe) -> list[str]:
+def _size_problems(recipe: Recipe, stages: set[str]) -> list[str]:
     """Targets, rank, memory and disk against a model that is not prepared yet, as far as it is known."""
     from stages._weights import sources
 
@@ -85,7 +86,8 @@ def _size_problems(recipe: Recipe) -> list[str]:
     if count is None or lines:
         return lines
     trained = num_trainable(recipe.init, shapes, count)
-    return size_problems(recipe.train, recipe.resources, count, shapes, trained)
+    lines = merge.size_problems(recipe.merge, count) if "merge" in stages else []
+    return lines + size_problems(recipe.train, recipe.resources, count, shapes, trained)
 
 
 def _benchmark_problems(recipe: Recipe) -> Iterator[str]:

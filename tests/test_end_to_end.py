@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -30,6 +31,7 @@ evaluate_base: false
 tracks:
   math:
     data: {source: {kind: files, train: train.jsonl, test: test.jsonl}}
+    decontaminate: {}
     tokenize:
       format: {kind: prompt_response, prompt: question, response: answer}
       template: {kind: chat}
@@ -85,6 +87,15 @@ def test_killed_in_every_stage_it_still_finishes(finished: tuple[Path, int]):
 
 
 @pytest.mark.slow
+def test_what_is_served_is_what_was_merged_and_no_test_question_was_trained_on(finished: tuple[Path, int]):
+    recipe, _ = finished
+    found = {stage: _metrics(recipe, stage) for stage in ("generate", "decontaminate")}
+    assert [each["served_token_agreement"] for each in found["generate"]] == [1.0, 1.0]
+    assert all(each["served_logprob_error"] < 1e-3 for each in found["generate"])
+    assert [each["train"]["removed"] for each in found["decontaminate"]] == [{"arithmetic": 6}]
+
+
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_says_so(finished: tuple[Path, int]):
     recipe, _ = finished
     again = _pipeline("run", recipe)
@@ -122,6 +133,11 @@ def test_what_was_trained_can_be_exported(finished: tuple[Path, int], tmp_path: 
     done = _pipeline("export", finished[0], *words, "--to", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert files <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def _metrics(recipe: Path, stage: str) -> list[dict[str, Any]]:
+    manifests = (recipe.parent / "store" / stage).glob("*/manifest.json")
+    return [json.loads(each.read_text())["metrics"] for each in manifests]
 
 
 def _killed_in(step: Step, recipe: Path) -> bool:

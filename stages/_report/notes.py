@@ -23,7 +23,7 @@ WHAT_WENT_WRONG = {
 
 def write_notes(steps: Mapping[str, Step], results: Results) -> list[str]:
     """One sentence each, the most general first."""
-    return [*_model_notes(steps, results.models), *_data_notes(steps), *_benchmark_notes(results)]
+    return [*_model_notes(steps, results.models), *_data_notes(steps), *_merge_notes(steps), *_benchmark_notes(results)]
 
 
 def _model_notes(steps: Mapping[str, Step], models: Sequence[str]) -> Iterator[str]:
@@ -52,6 +52,15 @@ def _data_notes(steps: Mapping[str, Step]) -> Iterator[str]:
             f"taken out because they repeat evaluation items{f' ({of})' if of else ''}; reworded ones are not found"
             + (f", and {show.items(too_short)} of too few words were not looked for." if too_short else ".")
         )
+
+
+def _merge_notes(steps: Mapping[str, Step]) -> Iterator[str]:
+    for name, step in steps.items():
+        if step.stage == "merge" and step.metrics.get("verified") == "tensors":
+            yield (
+                f"{name}: every tensor of the merged model was checked, but what it says was compared neither with the "
+                "trained model nor with the served one (`verify: tensors`)."
+            )
 
 
 def _benchmark_notes(results: Results) -> Iterator[str]:

@@ -136,6 +136,19 @@ def test_what_decontamination_took_out_is_shown(synthetic, tmp_path):
     ) in (folder / "summary.md").read_text()
 
 
+def test_a_merge_that_was_verified_in_part_is_said(synthetic, tmp_path):
+    add_training(synthetic)
+    layers = '{"layers": [{"module": "q_proj", "relative_error": 0.0, "update_lost": 0.0}]}'
+    synthetic.add("other/merge", ["math/train"], {"merge_report.json": layers}, verified="tensors")
+    synthetic.add_score("base", "arithmetic", items([0, 1]))
+    folder, _ = write(synthetic, tmp_path / "out", models=("base",))
+    summary = (folder / "summary.md").read_text()
+    assert (
+        "- other/merge: every tensor of the merged model was checked, but what it says was compared neither" in summary
+    )
+    assert "- math/merge" not in summary
+
+
 def test_baseline_alone_has_no_differences(synthetic, tmp_path):
     synthetic.add_score("base", "arithmetic", items([0, 1]))
     folder, metrics = write(synthetic, tmp_path / "out", models=("base",))

@@ -190,6 +190,24 @@ def test_training_data_is_compared_with_every_benchmark_of_its_model(tmp_path: P
     assert found["math/own/generate"].inputs["data"] is clean.inputs["data"] is found["math/prepare_data"]
 
 
+def test_decontamination_is_checked_beforehand_like_the_questions_themselves(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    clean = _steps(tmp_path, _with_decontamination({}))["math/decontaminate"]
+    (line,) = problems(_load(tmp_path, _with_decontamination({})), [clean])
+    assert line.startswith("gsm8k: data set openai/gsm8k") and "name a file as `problems`" in line
+
+
+def test_answers_of_a_model_larger_than_memory_are_not_compared_unnoticed(tmp_path: Path):
+    large = {**TRAINED, "model": {**OTHER, "num_parameters": 10**12}, "benchmarks": {}}
+    pending = list(_steps(tmp_path, large).values())
+    found = [
+        line for line in problems(_load(tmp_path, large), pending) if line.startswith("merge.verify: found answers")
+    ]
+    assert len(found) == 1 and "4097.8 GiB" in found[0]
+    large["merge"] = {"verify": "tensors"}
+    assert not [line for line in problems(_load(tmp_path, large), pending) if line.startswith("merge.verify")]
+
+
 def test_how_a_benchmark_asks_trains_nothing_anew(tmp_path: Path):
     plain = _steps(tmp_path, _with_decontamination({}))
     other = _steps(tmp_path, _with_decontamination({"limit": 5, "max_tokens": 9, "prompt": "Q: {question}"}))
