@@ -11,7 +11,7 @@ from pipeline.artifact import MANIFEST, Artifact
 from pipeline.errors import UserError
 from pipeline.stage import Workspace
 from stages._data import files
-from stages._data.overlap import Index, texts_in
+from stages._data.overlap import Index, Match, texts_in
 
 if TYPE_CHECKING:
     from stages.decontaminate import Overlap
@@ -33,7 +33,7 @@ def decontaminate(
     with (out / "removed.jsonl").open("w", encoding="utf-8") as removed:
         counts = {split: _filter(index, split, data, out, removed) for split in splits}
     for file in data.path.iterdir():
-        if file.name not in {MANIFEST, *(f"{split}.jsonl" for split in splits)}:
+        if file.is_file() and file.name not in {MANIFEST, *(f"{split}.jsonl" for split in splits)}:
             shutil.copyfile(file, out / file.name)
     return {"num_items": dict(num_items), "num_too_short": dict(+num_too_short), **counts}
 
@@ -47,15 +47,7 @@ def _filter(index: Index, split: str, data: Artifact, out: Workspace, removed: T
                 kept.write(line)
             else:
                 by_benchmark[match.item.benchmark] += 1
-                record = {
-                    "split": split,
-                    "row": num_rows,
-                    "benchmark": match.item.benchmark,
-                    "item": match.item.id,
-                    "overlap": round(match.share, 3),
-                    "text": match.text,
-                }
-                removed.write(json.dumps(record, ensure_ascii=False) + "\n")
+                removed.write(json.dumps(_record(split, num_rows, match), ensure_ascii=False) + "\n")
             if num_rows % BETWEEN_REPORTS == 0:
                 out.progress(num_rows, num_removed=by_benchmark.total())
     if split == "train" and num_rows == by_benchmark.total():
@@ -64,6 +56,17 @@ def _filter(index: Index, split: str, data: Artifact, out: Workspace, removed: T
             "rows without; see removed.jsonl"
         )
     return {"num_rows": num_rows, "num_removed": by_benchmark.total(), "removed": dict(by_benchmark)}
+
+
+def _record(split: str, row: int, match: Match) -> dict[str, Any]:
+    return {
+        "split": split,
+        "row": row,
+        "benchmark": match.item.benchmark,
+        "item": match.item.id,
+        "overlap": round(match.share, 3),
+        "text": match.text,
+    }
 
 
 def _rows(file: Path) -> Iterator[tuple[int, str, files.Row]]:

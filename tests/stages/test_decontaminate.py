@@ -1,8 +1,9 @@
 """Training rows that repeat evaluation items are taken out, and nothing else is."""
 
+import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -10,7 +11,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from stages import decontaminate
 from stages._data.overlap import Index
-from stages.benchmarks import only_problems, questions_of
+from stages.benchmarks import AnyBenchmark, only_problems, questions_of
 from tests.shared_data import shared_data
 from tests.stages.conftest import artifact
 
@@ -139,3 +140,9 @@ def test_benchmarks_know_their_questions(name: str, tmp_path: Path):
     assert len({item for item, _ in found}) == len(found) == number  # the limit is no matter
     assert found[0][1].strip().startswith(start)
     assert problems == only_problems(compared.benchmark.model_copy(update={"limit": None}))
+
+
+def test_every_benchmark_says_which_fields_decide_its_problems():
+    for config_class in get_args(get_args(AnyBenchmark)[0]):
+        fields = importlib.import_module(config_class.__module__).PROBLEM_FIELDS
+        assert fields and set(fields) < set(config_class.model_fields), config_class
