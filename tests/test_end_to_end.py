@@ -25,7 +25,7 @@ seed: 0
 model: {source: {kind: local, path: model}}
 init:
   adapter: {method: nlora, rank: 4, residual: subtract}
-train: {learning_rate: 1e-3, global_batch_size: 4, max_steps: 12, checkpoint_every_steps: 2}
+train: {learning_rate: 1e-3, global_batch_size: 4, max_steps: 40, num_epochs: 7, checkpoint_every_steps: 2}
 serve: {dtype: float32, max_model_len: 256, max_num_seqs: 8, cpu_kv_cache_gib: 1}
 evaluate_base: false
 tracks:
@@ -67,9 +67,15 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(recipe: Path) -> tuple[Path, int]:
-    """The recipe after a run that was killed in a step of each stage, and how often that hit a step at work."""
-    one_of_each = {step.stage: step for step in plans.load(recipe, []).steps}
-    kills = sum(_killed_in(step, recipe) for step in one_of_each.values())
+    """The recipe after a run that was killed in a step of each stage, and how often that hit a step at work.
+
+    Training is first stopped twice, as Slurm and a user do it, and goes on each time.
+    """
+    kills = 0
+    for step in {step.stage: step for step in plans.load(recipe, []).steps}.values():
+        if step.stage == "train":
+            _stopped_in_training(step, recipe, [signal.SIGUSR2, signal.SIGTERM])
+        kills += _killed_in(step, recipe)
     last = _pipeline("run", recipe)
     assert last.returncode == 0, last.stdout + last.stderr
     return recipe, kills
@@ -154,6 +160,29 @@ def _killed_in(step: Step, recipe: Path) -> bool:
     _wait_for(lambda: not _processes_of(recipe), 30)
     assert {path: _identity(path) for path in sealed} == sealed
     return was_at_work
+
+
+def _stopped_in_training(step: Step, recipe: Path, numbers: list[signal.Signals]) -> None:
+    """Send the run each signal while it trains: it ends as resumable, all ranks saved after the step it had come to."""
+    partial = Store(recipe.parent / "store").partial(step.stage, step.fingerprint)
+    num_done = 0
+    for number in numbers:
+        run = subprocess.Popen(_command("run", recipe), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        _wait_for(lambda: _num_steps(partial) > num_done or run.poll() is not None, 300)  # noqa: B023
+        run.send_signal(number)
+        assert "continue with: python -m pipeline run" in run.communicate(timeout=120)[1]
+        assert run.returncode == 75
+        newest = max((partial / ".checkpoints").glob("step-*[0-9]"))
+        num_done = _num_steps(partial)
+        assert 0 < num_done < 40
+        assert newest.name == f"step-{num_done:08d}"
+        assert {file.name for file in newest.glob("random-*")} == {"random-0.safetensors", "random-1.safetensors"}
+        assert not _processes_of(recipe)
+
+
+def _num_steps(partial: Path) -> int:
+    file = partial / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
 
 
 def _identity(artifact: Path) -> tuple[int, int]:

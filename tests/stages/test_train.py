@@ -1,14 +1,6 @@
 """train: order and sharing of samples, the schedule, and real DeepSpeed runs that are killed, stopped and resumed."""
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.artifact import Artifact
-from pipeline.errors import StepFailed, Stopped, UserError
+from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from stages import init_adapter, train
-from stages._adaptation.probe import load_adapted
 from stages._training import layout, requirements
 from stages._training.batches import Order, TokenFile, share
 from stages._training.schedule import learning_rate_factor, num_warmup_steps
@@ -179,119 +170,6 @@ def assert_equal_runs(first: Workspace, second: Workspace) -> None:
         assert torch.equal(tensor, weights(second)[name]), name
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, given) -> Callable[[int], tuple[Workspace, dict]]:
-    """(folder, metrics) of a run from start to end, made once for each ZeRO stage."""
-    made: dict[int, tuple[Workspace, dict]] = {}
-
-    def run(zero_stage: int) -> tuple[Workspace, dict]:
-        if zero_stage not in made:
-            out = Workspace(tmp_path_factory.mktemp(f"zero{zero_stage}"))
-            made[zero_stage] = out, train.run(config(zero_stage=zero_stage), given, out, RESOURCES)
-        return made[zero_stage]
-
-    return run
-
-
-@pytest.mark.slow
-def test_training_learns_and_writes_what_it_should(uninterrupted, given):
-    out, metrics = uninterrupted(2)
-    assert metrics["num_steps"] == 60 == len(losses(out))
-    assert metrics["validation_loss_end"] < metrics["validation_loss_start"] - 0.5
-    assert metrics["train_loss_first"] == losses(out)[0]
-    first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
-    assert first.keys() == {
-        "step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds", "peak_memory_bytes", "eta_seconds"
-    }  # fmt: skip
-    assert len(first["peak_memory_bytes"]) == 2 and min(first["peak_memory_bytes"]) > 2**27
-    assert (out / "template.json").read_bytes() == (given.tokens / "template.json").read_bytes()
-    tokens = TokenFile(given.tokens / "validation.safetensors")
-    adapted = load_adapted(given.model.path, out.path, start_dir=given.adapter.path)
-    assert plain_loss(adapted, tokens) == pytest.approx(metrics["validation_loss_end"], abs=1e-4)
-    untrained = load_adapted(given.model.path, given.adapter.path, start_dir=given.adapter.path)
-    assert plain_loss(untrained, tokens) == pytest.approx(metrics["validation_loss_start"], abs=1e-4)
-
-
-@torch.no_grad()
-def plain_loss(model, tokens: TokenFile) -> float:
-    """The loss as anyone would compute it: one sample at a time, all logits."""
-    total = 0.0
-    for row in range(len(tokens)):
-        batch = tokens.batch(np.array([row]))
-        labels = batch.input_ids.masked_fill(~batch.is_target, -100)
-        total += float(model(input_ids=batch.input_ids, labels=labels).loss) * int(batch.is_target.sum())
-    return total / tokens.num_targets(np.arange(len(tokens)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [0, 1, 3])
-def test_zero_stages_agree(zero_stage, uninterrupted, given, tmp_path):
-    expected, _ = uninterrupted(2)
-    out, _ = uninterrupted(zero_stage)
-    assert losses(out) == pytest.approx(losses(expected), rel=1e-4)
-
-
-@pytest.mark.slow
-def test_the_number_of_processes_changes_nothing_but_rounding(uninterrupted, given, tmp_path):
-    out = folder(tmp_path, "alone")
-    alone = RESOURCES.model_copy(update={"num_processes": 1})
-    train.run(config(per_device_batch_size=None, max_steps=20), given, out, alone)
-    assert losses(out)[:2] == pytest.approx(losses(uninterrupted(2)[0])[:2], rel=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_killed_and_resumed_is_bit_for_bit_the_same(zero_stage, uninterrupted, given, tmp_path):
-    expected, _ = uninterrupted(zero_stage)
-    out = folder(tmp_path, "killed")
-    process = in_another_process(config(zero_stage=zero_stage), given, out)
-    wait_for_steps(out, 17, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    killed_after = len(losses(out))
-    assert 17 <= killed_after < 60
-    assert newest_checkpoint(out)
-    train.run(config(zero_stage=zero_stage), given, out, RESOURCES)
-    assert_equal_runs(expected, out)
-
-
-@pytest.mark.slow
-def test_stopped_and_resumed_past_a_broken_checkpoint(uninterrupted, given, tmp_path, capfd):
-    expected, _ = uninterrupted(2)
-    out = folder(tmp_path, "stopped")
-    previous = signal.signal(signal.SIGALRM, raise_stopped)
-    threading.Thread(target=alarm_after_steps, args=(out, 12), daemon=True).start()
-    try:
-        with pytest.raises(Stopped):
-            train.run(config(), given, out, RESOURCES)
-    finally:
-        signal.signal(signal.SIGALRM, previous)
-    newest = newest_checkpoint(out)
-    assert int(newest.name.removeprefix("step-")) == len(losses(out))  # saved where it stopped
-    broken = next(file for file in newest.rglob("*optim_states.pt"))
-    broken.write_bytes(broken.read_bytes()[:-10] + b"0123456789")
-    train.run(config(), given, out, RESOURCES)
-    assert newest.name in capfd.readouterr().out  # the warning names it
-    assert_equal_runs(expected, out)
-    with pytest.raises(StepFailed, match="of 2 processes, found 1"):
-        train.run(config(max_steps=90, num_epochs=9), given, out, RESOURCES.model_copy(update={"num_processes": 1}))
-
-
-@pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_with_the_samples(given, tmp_path, tiny_model_dir):
-    poisoned = tmp_path / "model"
-    shutil.copytree(tiny_model_dir, poisoned)
-    from safetensors.torch import save_file
-
-    from stages._weights.index import stored_tensors
-
-    shard = stored_tensors(poisoned)["model.norm.weight"].file
-    save_file({**load_file(shard), "model.norm.weight": torch.full((64,), torch.nan)}, shard, {"format": "pt"})
-    inputs = given.model_copy(update={"model": artifact(poisoned, "prepare_model")})
-    with pytest.raises(StepFailed, match=r"loss of step 1 is nan on samples \[\d+, \d+, \d+, \d+\]"):
-        train.run(config(), inputs, folder(tmp_path, "out"), RESOURCES)
-
-
 @pytest.mark.slow
 def test_bfloat16_and_inttune(tmp_path, tiny_model_dir, tiny_tokens_dir):
     adapter = {"method": "inttune", "rank": 8, "residual": "subtract"}
@@ -306,39 +184,6 @@ def test_bfloat16_and_inttune(tmp_path, tiny_model_dir, tiny_tokens_dir):
         assert tensor.dtype == torch.float32
         trained = not torch.equal(tensor, before[name].bfloat16().float()) and not torch.equal(tensor, before[name])
         assert trained == ("lora_N" in name), name
-
-
-def raise_stopped(_number: int, _frame: object) -> None:
-    raise Stopped("stopped by the test")
-
-
-def alarm_after_steps(out: Workspace, num_steps: int) -> None:
-    wait_for_steps(out, num_steps, None)
-    os.kill(os.getpid(), signal.SIGALRM)
-
-
-def wait_for_steps(out: Workspace, num_steps: int, process: subprocess.Popen | None) -> None:
-    file = out / "metrics.jsonl"
-    while not file.exists() or len(file.read_text().splitlines()) < num_steps:
-        assert process is None or process.poll() is None, "ended too early"
-        time.sleep(0.005)
-
-
-def in_another_process(chosen: train.Config, given: train.Inputs, out: Workspace) -> subprocess.Popen:
-    """Run the stage as the engine does: below a guard, so that killing it kills the workers too."""
-    code = (
-        "import sys; from pathlib import Path; from pipeline.stage import Resources, Workspace;"
-        "from stages import train; config, inputs, out, resources = sys.argv[1:];"
-        "train.run(train.Config.model_validate_json(config), train.Inputs.model_validate_json(inputs),"
-        "Workspace(Path(out)), Resources.model_validate_json(resources))"
-    )
-    arguments = [chosen.model_dump_json(), given.model_dump_json(), str(out.path), RESOURCES.model_dump_json()]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment)
-
-
-def newest_checkpoint(out: Workspace) -> Path:
-    return max(file.parent for file in (out / ".checkpoints").glob("step-*/sealed.json"))
 
 
 def test_artifacts_are_the_only_inputs():
