@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import StepFailed
 from pipeline.strict import StrictModel
+from stages._training import rescaling
 from stages.adapters.training import TrainingPart
 
 SEAL_FILE = "sealed.json"
@@ -84,17 +85,16 @@ def save(engine: Any, part: TrainingPart, position: Position, root: Path) -> Non
 def resume(engine: Any, part: TrainingPart, root: Path) -> Position:
     """Load the newest sealed checkpoint and return its position; the start if there is none.
 
-    Raises StepFailed if it was made by another number of processes, since their parts of the optimizer do not fit.
+    Of another number of processes, all but the random states is loaded: order and states go on, dropout draws anew.
     """
     found = newest(root)
     if found is None:
         return Position()
     folder, seal = found
     if seal.num_processes != comm.get_world_size():
-        raise StepFailed(
-            f"{folder}: this checkpoint is of {seal.num_processes} processes, found {comm.get_world_size()}; set "
-            f"resources.num_processes to {seal.num_processes}, or delete {root} to start over"
-        )
+        _log.warning("%s: made by %d processes, loaded by %d", folder, seal.num_processes, comm.get_world_size())
+        load_weights(engine, part, folder)
+        return seal.position
     load_weights(engine, part, folder)
     _restore_random_state(load_file(folder / f"random-{comm.get_rank()}.safetensors"))
     return seal.position
@@ -102,7 +102,10 @@ def resume(engine: Any, part: TrainingPart, root: Path) -> Position:
 
 def load_weights(engine: Any, part: TrainingPart, folder: Path) -> None:
     """Load what was trained, with the optimizer's states. Every process must call it."""
-    engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+    if _seal_of(folder).num_processes == comm.get_world_size():
+        engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
+    else:
+        rescaling.load(engine, folder, _TAG)
     part.load(folder)
 
 
