@@ -43,6 +43,10 @@ class Resources(StrictModel):
     """
     rendezvous_port: int | None = Field(None, ge=1, le=65535)
     """On which the first node is found by the others; by default a free one."""
+    keep_last: int = Field(2, ge=1)
+    """Checkpoints of a training that are kept until it is done: the newest, of which one may turn out to be broken."""
+    keep_best: int = Field(0, ge=0)
+    """And those of the lowest validation loss, where `train.evaluate_every_steps` measured it."""
     num_threads: int | None = None
     """CPU threads of a process; by default the cores shared out among the processes."""
     offload_dir: LocalPath | None = None

@@ -4,13 +4,15 @@ A checkpoint holds DeepSpeed's state without the frozen base (adapter weights an
 every process's random state, what the method's part adds, and in sealed.json the position and the sha256 of each file.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from deepspeed import comm
@@ -22,7 +24,6 @@ from stages._training import rescaling
 from stages.adapters.training import TrainingPart
 
 SEAL_FILE = "sealed.json"
-KEEP_LAST = 2
 _TAG = "deepspeed"
 _log = logging.getLogger(__name__)
 
@@ -60,11 +61,16 @@ class Seal(StrictModel):
     sha256: dict[str, str]
 
 
-def save(engine: Any, part: TrainingPart, position: Position, root: Path) -> None:
-    """Save and seal where the run is, and drop all but the newest `KEEP_LAST` and the best step of these.
+class Keep(NamedTuple):
+    """How many checkpoints are kept."""
 
-    Every process must call it.
-    """
+    last: int
+    best: int
+    """By validation loss, of those after whose step it was measured."""
+
+
+def save(engine: Any, part: TrainingPart, position: Position, root: Path, keep: Keep) -> None:
+    """Save and seal where the run is, and drop what need not be kept. Every process must call it."""
     final = folder_of(root, position.step)
     partial = final.with_name(f"{final.name}.partial")
     if comm.get_rank() == 0:
@@ -72,13 +78,14 @@ def save(engine: Any, part: TrainingPart, position: Position, root: Path) -> Non
         shutil.rmtree(final, ignore_errors=True)  # a broken one of the same step
         partial.mkdir(parents=True)
     comm.barrier()
-    engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False, exclude_frozen_parameters=True)
+    with _without_frozen(engine.module):
+        engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False, exclude_frozen_parameters=True)
     save_file(_random_state(), partial / f"random-{comm.get_rank()}.safetensors")
     comm.barrier()
     if comm.get_rank() == 0:
         part.save(partial)
         _seal(partial, final, position, comm.get_world_size(), engine.zero_optimization_stage())
-        _drop_old(root)
+        _drop_old(root, keep)
     comm.barrier()
 
 
@@ -147,10 +154,13 @@ def _seal_of(folder: Path) -> Seal:
     return Seal.model_validate_json((folder / SEAL_FILE).read_text())
 
 
-def _drop_old(root: Path) -> None:
-    """All but the newest, and what they may yet go back to as the best."""
-    kept = set(_sealed(root)[:KEEP_LAST])
+def _drop_old(root: Path, keep: Keep) -> None:
+    """All but the newest, the best, and what the newest may yet go back to as the best."""
+    losses = {folder: _seal_of(folder).position.validation_loss for folder in _sealed(root)}
+    measured = sorted((loss, folder) for folder, loss in losses.items() if loss is not None)
+    kept = set(_sealed(root)[: keep.last])
     bests = {_seal_of(folder).position.best_step for folder in kept}
+    kept |= {folder for _, folder in measured[: keep.best]}
     kept |= {folder_of(root, step) for step in bests if step is not None}
     for old in set(_sealed(root)) - kept:
         shutil.rmtree(old)
@@ -184,6 +194,22 @@ def _flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _without_frozen(module: torch.nn.Module) -> Iterator[None]:
+    """Inside, the module's state has no frozen tensor. DeepSpeed itself leaves each out under its first name only, so
+    that it would save a head that is tied to the embedding, and what 4-bit weights are unpacked with.
+    """
+
+    def drop(module: torch.nn.Module, state: dict[str, Any], *_: Any) -> None:
+        frozen = {name for name, each in module.named_parameters(remove_duplicate=False) if not each.requires_grad}
+        for name in [name for name in state if name in frozen or f"{name.partition('.weight.')[0]}.weight" in frozen]:
+            del state[name]
+
+    hook = module.register_state_dict_post_hook(drop)
+    yield
+    hook.remove()
 
 
 def _random_state() -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -60,14 +61,15 @@ def run_workers(stage: str, spec: WorkerSpec, resources: Resources, stop_seconds
     try:
         _wait(agents, out, stop_seconds)
         reports = [report for each in agents for report in each.reports_until_now()]
-        endings = [each.ending for each in agents if each.process.poll()]
+        failed = [each for each in agents if each.process.poll()]
+        silent = [each.ending for each in failed if not each.reports_until_now()]
     finally:
         for each in agents:
             each.kill()
         if meeting:
             meeting[0].close()
-    if endings:
-        trouble.explain(stage, spec, reports, endings[0])
+    if failed:
+        trouble.explain(stage, spec, reports, silent)
     if not (out / RESULT_FILE).exists():
         raise StepFailed(f"{stage}: the workers ended without a result; their last lines are in the log")
     return dict(json.loads((out / RESULT_FILE).read_text()))
@@ -81,6 +83,8 @@ def make_spec(config: Config, inputs: Inputs, out: Workspace, resources: Resourc
         model_dir=inputs.model.path.absolute(),
         tokens_dir=inputs.tokens.path.absolute(),
         adapter_dir=inputs.adapter.path.absolute(),
+        keep_last=resources.keep_last,
+        keep_best=resources.keep_best,
         out_dir=out.path.absolute(),
         device=layout.device(resources),
         num_threads=layout.num_threads(resources),
@@ -145,6 +149,7 @@ class Agent:
     def __init__(self, command: nodes.Command, environ: dict[str, str]) -> None:
         self.name = command.name
         self._reports: list[dict[str, Any]] = []
+        self._tail: collections.deque[str] = collections.deque(maxlen=5)
         self.process = subprocess.Popen(
             command.words, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -154,7 +159,8 @@ class Agent:
     @property
     def ending(self) -> str:
         """How the agent itself ended, for a message."""
-        return f"the launch agent on {self.name} ended with code {self.process.returncode}"
+        tail = "\n".join(self._tail)
+        return f"the launch agent on {self.name} ended with code {self.process.returncode}; its last lines:\n{tail}"
 
     def reports_until_now(self) -> list[dict[str, Any]]:
         """All of an agent that ended; what is killed afterwards reports no cause."""
@@ -181,6 +187,7 @@ class Agent:
                 self._reports.append(json.loads(line.removeprefix(REPORT)))
             elif line.strip():
                 os.write(1, line)
+                self._tail.append(line.decode(errors="replace").rstrip())
 
 
 def _wait(agents: list[Agent], out: Workspace, stop_seconds: float) -> None:

@@ -66,6 +66,7 @@ class Loop:
         self.evaluation = Evaluation(self.engine, self.objective, spec)
         self.records = Records(spec, self.num_steps, self.is_first)
         self.checkpoints_dir = self.out / CHECKPOINTS_DIR
+        self.keep = checkpoints.Keep(spec.keep_last, spec.keep_best)
         self.saved_at = time.monotonic()
         self.asked_to_stop = False
 
@@ -82,7 +83,7 @@ class Loop:
             position, agreed = self.step(position)
             is_best = self.config.result == "best" and position.best_step == position.step
             if agreed.save or agreed.stop or is_best:
-                checkpoints.save(self.engine, self.part, position, self.checkpoints_dir)
+                checkpoints.save(self.engine, self.part, position, self.checkpoints_dir, self.keep)
                 self.saved_at = time.monotonic()
             if agreed.stop:
                 return
@@ -160,13 +161,17 @@ class Loop:
         loss = self.evaluation.loss()
         return position if loss is None else evaluation.judged(position, loss, self.config)
 
+    def _blame(self, rows: np.ndarray) -> str:
+        bad = not_finite_alone(self.engine, self.objective, self.passes, rows)
+        if len(bad) == len(rows):
+            return "so is the loss of each alone: it is the weights, not the samples"
+        return f"those whose own loss is not finite: {bad}" if bad else "each alone has a finite loss"
+
     def _require_finite(self, what: str, value: float, rows: np.ndarray, step: int) -> None:
         """`value` is the same on all processes. Raises StepFailed with the samples and where to go on from."""
         if math.isfinite(value):
             return
-        bad = not_finite_alone(self.engine, self.objective, self.passes, rows)
-        blame = f"those whose own loss is not finite: {bad}" if bad else "each alone has a finite loss"
-        blame = "so is the loss of each alone: it is the weights, not the samples" if len(bad) == len(rows) else blame
+        blame = self._blame(rows) if what == "loss" else "their loss is finite"
         newest = checkpoints.newest(self.checkpoints_dir)
         kept = f"the last good checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
         raise StepFailed(

@@ -22,8 +22,6 @@ ACTIVATION_FACTOR = 1.5
 """Over the inputs and outputs of all matrices, which are kept for the backward pass: attention, norms, buffers."""
 QUANTIZED_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Of a number in 4 bits: blocks of 64 have a scale in 8 bits, 256 scales have one in 32 (QLoRA, section 3)."""
-NUM_CHECKPOINTS = 3
-"""The two that are kept and the one being written."""
 DEFAULT_LENGTH = 512
 
 
@@ -46,6 +44,7 @@ class Need(NamedTuple):
 
     memory: float
     disk: float
+    """Of one checkpoint."""
 
 
 def size_of(shapes: Mapping[str, tuple[int, ...]], num_trainable: int = 0, max_length: int = DEFAULT_LENGTH) -> Size:
@@ -63,7 +62,7 @@ def need(config: Config, shared: layout.Layout, size: Size) -> Need:
     num_quantized = size.num_in_matrices if config.quantize else 0
     num_whole = size.num_parameters + num_added - num_quantized
     weights = num_whole * _width(config) + num_quantized * QUANTIZED_BYTES
-    return Need(_memory_need(config, shared, size, weights, 12), size.num_trainable * 16 * NUM_CHECKPOINTS)
+    return Need(_memory_need(config, shared, size, weights, 12), size.num_trainable * 16)
 
 
 def gradient_problems(estimate: Estimate, resources: Resources, size: Size) -> list[str]:
@@ -126,8 +125,9 @@ def shortages(config: Config, resources: Resources, needed: Need, num_processes:
         )
     store = resources.store_dir or Path.cwd()
     free = machine.disk_free_bytes(store)
-    if needed.disk > free:
-        lines.append(f"{store}: checkpoints need {_gib(needed.disk)}, found {_gib(free)} free; use --store elsewhere")
+    disk = needed.disk * (resources.keep_last + resources.keep_best + 1)  # and the one being written
+    if disk > free:
+        lines.append(f"{store}: checkpoints need {_gib(disk)}, found {_gib(free)} free; use --store elsewhere")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint of another number of processes, through DeepSpeed's universal form: whole states, whoever had which part.
+"""A checkpoint of another number of processes, by way of DeepSpeed's universal form: states that are not divided.
 
 https://www.deepspeed.ai/tutorials/universal-checkpointing/
 """
@@ -28,9 +28,9 @@ def load(engine: Any, folder: Path, tag: str) -> None:
         shutil.rmtree(side, ignore_errors=True)
         ds_to_universal.main(_conversion(folder / tag, side / tag))
     comm.barrier()
-    engine._config.load_universal_checkpoint = True  # noqa: SLF001  the setting of a whole run, wanted for one load
+    engine._config.load_universal_checkpoint = True  # of a whole run; here of one load
     engine.load_checkpoint(str(side), tag=tag, load_module_strict=False)
-    engine._config.load_universal_checkpoint = False  # noqa: SLF001
+    engine._config.load_universal_checkpoint = False
     comm.barrier()
     if comm.get_rank() == 0:
         shutil.rmtree(side)

@@ -38,6 +38,8 @@ class TrainSpec(WorkerSpec):
     """One training run as its workers see it."""
 
     adapter_dir: Path
+    keep_last: int
+    keep_best: int
 
 
 class GradientSpec(WorkerSpec):

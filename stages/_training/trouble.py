@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from stages._training.spec import WorkerSpec
 
 
-def explain(stage: str, spec: WorkerSpec, reports: list[dict[str, Any]], ending: str) -> NoReturn:
-    """Raise what the reports of workers and agents amount to: the first cause, not what followed from it."""
+def explain(stage: str, spec: WorkerSpec, reports: list[dict[str, Any]], silent: list[str]) -> NoReturn:
+    """Raise what the reports of workers and agents amount to: the first cause, not what followed from it.
+
+    `silent` says how agents ended that reported nothing: they were killed, or never got to their work.
+    """
     for report in reports:
         if "message" in report:
             raise (UserError if report["is_users"] else StepFailed)(report["message"])
@@ -32,8 +35,9 @@ def explain(stage: str, spec: WorkerSpec, reports: list[dict[str, Any]], ending:
                 f"node; all nodes need the store on one shared file system, use --store with a folder there"
             )
     deaths = sorted((report for report in reports if "code" in report), key=lambda report: report["ended_at"])
-    if not deaths:
-        raise StepFailed(f"{stage}: {ending}; all workers were ended with it, a rerun resumes")
+    if silent or not deaths:
+        how = silent[0] if silent else "the launch agents failed without a report"
+        raise StepFailed(f"{stage}: {how}\nAll workers were ended with it; a rerun resumes.")
     raise StepFailed(f"{stage}: {_death(spec, deaths[0])}")
 
 

@@ -37,6 +37,8 @@ def spec(tmp_path, tiny_model_dir, tiny_tokens_dir) -> TrainSpec:
         model_dir=tiny_model_dir,
         tokens_dir=tiny_tokens_dir,
         adapter_dir=tmp_path,
+        keep_last=2,
+        keep_best=0,
         out_dir=tmp_path,
         device="cpu",
         num_threads=1,
@@ -242,7 +244,7 @@ def test_the_kernel_killing_for_memory_is_told_with_sizes(spec, monkeypatch):
     death = {"rank": 1, "host": "h", "code": -9, "ended_at": 1.0, "peak_memory_bytes": 2**31, "tail": []}
     followed = {**death, "rank": 0, "code": 1, "ended_at": 1.1, "killed_for_memory": False}
     with pytest.raises(StepFailed) as failure:
-        trouble.explain("train", spec, [followed, {**death, "killed_for_memory": True}], "")
+        trouble.explain("train", spec, [followed, {**death, "killed_for_memory": True}], [])
     text = str(failure.value)
     assert "out of memory: rank 1 on h was killed by the kernel; its peak before was 2.00 GiB" in text
     assert "Each of 2 processes takes 2 rows of at most 30 tokens at once, of a vocabulary of 64" in text

@@ -19,7 +19,7 @@ from stages._training.checkpoints import Position
 from stages._training.evaluation import is_due, is_out_of_patience, judged
 from stages._training.packing import pack
 from stages._training.spec import CHECKPOINTS_DIR, TrainSpec
-from tests.stages.test_train import plain_loss
+from tests.stages.test_resume import plain_loss
 from tests.stages.test_training_methods import losses, run_all, start
 
 RESOURCES = Resources(device="cpu", num_processes=2, num_threads=1)

@@ -156,7 +156,7 @@ def test_two_agents_equal_one_and_die_together(uninterrupted, given, tmp_path):
 
 
 def test_stopped_and_resumed_past_a_broken_checkpoint(uninterrupted, given, tmp_path, capfd):
-    expected, _ = uninterrupted(2)
+    expected, metrics = uninterrupted(2)
     out = folder(tmp_path, "stopped")
     previous = signal.signal(signal.SIGALRM, raise_stopped)
     threading.Thread(target=alarm_after_steps, args=(out, 8), daemon=True).start()
@@ -167,6 +167,9 @@ def test_stopped_and_resumed_past_a_broken_checkpoint(uninterrupted, given, tmp_
         signal.signal(signal.SIGALRM, previous)
     newest = newest_checkpoint(out)
     assert int(newest.name.removeprefix("step-")) == len(losses(out))  # saved where it stopped
+    holds = torch.load(next(newest.rglob("*model_states.pt")), weights_only=False)["module"]
+    assert sum(tensor.numel() for tensor in holds.values()) == metrics["trainable_parameters"]  # nothing of the base
+    assert len(list((out / ".checkpoints").glob("step-*"))) <= RESOURCES.keep_last
     broken = next(file for file in newest.rglob("*optim_states.pt"))
     broken.write_bytes(broken.read_bytes()[:-10] + b"0123456789")
     leftover = newest.with_name("step-00000099.partial")
@@ -175,8 +178,25 @@ def test_stopped_and_resumed_past_a_broken_checkpoint(uninterrupted, given, tmp_
     assert newest.name in capfd.readouterr().out  # the warning names it
     assert not leftover.exists()
     assert_equal_runs(expected, out)
-    with pytest.raises(StepFailed, match="of 2 processes, found 1"):
-        train.run(config(max_steps=30), given, out, RESOURCES.model_copy(update={"num_processes": 1}))
+
+
+@pytest.mark.parametrize(("zero_stage", "sizes"), [(1, (2, 1)), (2, (1, 2)), (3, (2, 1))])
+def test_another_number_of_processes_goes_on(zero_stage, sizes, uninterrupted, given, tmp_path):
+    """Order and optimizer states are those of the run that made the checkpoint; sums are rounded in another order."""
+    expected, _ = uninterrupted(zero_stage)
+    out = folder(tmp_path, "rescaled")
+    first, second = (RESOURCES.model_copy(update={"num_processes": size}) for size in sizes)
+    process = in_another_process(config(zero_stage=zero_stage), given, out, first)
+    wait_for_steps(out, 12, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    made = newest_checkpoint(out)
+    assert int(made.name.removeprefix("step-")) >= 10
+    assert json.loads((made / "sealed.json").read_text())["num_processes"] == sizes[0]
+    metrics = train.run(config(zero_stage=zero_stage), given, out, second)
+    assert metrics["num_processes"] == sizes[1]
+    assert losses(out) == pytest.approx(losses(expected), rel=1e-4)
+    assert not list((out / ".checkpoints").glob("*.partial"))
 
 
 # ---- trouble
