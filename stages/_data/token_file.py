@@ -26,6 +26,7 @@ class TokenWriter:
         self.path = path
         self.offsets = array("q", [0])
         self.num_trained_tokens = 0
+        self.largest_id = 0
         self._ids_path, self._mask_path = (path.with_name(f".{path.name}.{part}") for part in ("ids", "mask"))
         self._ids, self._mask = self._ids_path.open("wb"), self._mask_path.open("wb")
 
@@ -37,6 +38,7 @@ class TokenWriter:
         array("i", sample.input_ids).tofile(self._ids)
         self._mask.write(sample.loss_mask)
         self.offsets.append(self.offsets[-1] + len(sample.input_ids))
+        self.largest_id = max(self.largest_id, *sample.input_ids)
         self.num_trained_tokens += sample.loss_mask.count(1, 1)  # nothing stands before the first token to predict it
 
     def close(self) -> None:
@@ -60,6 +62,7 @@ class TokenWriter:
             "num_samples": len(self),
             "num_tokens": self.offsets[-1],
             "num_trained_tokens": self.num_trained_tokens,
+            "largest_token_id": self.largest_id,
             "length_mean": round(float(lengths.mean()), 1),
             **{f"length_p{p}": int(numpy.percentile(lengths, p, method="higher")) for p in PERCENTILES},
             "length_max": int(lengths.max()),

@@ -33,6 +33,16 @@ class ModelTokenizer(NamedTuple):
         """Whether text gets a space in front unasked, so that a template's own space would be a second one."""
         return self.encoder.encode("a", add_special_tokens=False).tokens[0].startswith("\u2581")
 
+    def refuse_beyond_vocabulary(self, token_id: int) -> None:
+        """Raises UserError for a token that the model has no embedding for: one added without resizing the model."""
+        config = _read(self.model_dir / "config.json")
+        size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+        if size is not None and token_id >= size:
+            raise UserError(
+                f"{self.model_dir}: the tokenizer gives {self.encoder.id_to_token(token_id)!r} the number {token_id}, "
+                f"expected one below {size}, the model's vocab_size; resize the model's embeddings to its tokenizer"
+            )
+
     def special_tokens(self) -> list[str]:
         """Tokens that stand for themselves in text, longest first, so that no token hides a longer one."""
         added = [token.content for token in self.encoder.get_added_tokens_decoder().values() if token.special]

@@ -57,6 +57,7 @@ def tokenize(config: Config, inputs: Inputs, out: Workspace) -> dict[str, Any]:
         file = inputs.data / f"{split}.jsonl"
         if file.exists():
             splits[split] = _Split(config, to_turns, encoder, seen, file).tokenize(out, split)
+            tokenizer.refuse_beyond_vocabulary(splits[split]["largest_token_id"])
     bound.save(out.path)
     return {**splits["train"], "splits": splits, "template_fingerprint": bound.fingerprint}
 

@@ -482,3 +482,10 @@ def test_the_quickstart_model_and_data(tmp_path, workspace):
     assert ids[: -len(learnt)] == theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert theirs.decode(learnt) == row["answer"] + "<|im_end|>"
     assert 15 <= metrics["num_trained_tokens"] / 300 <= 35
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_by_name(run, tmp_path):
+    (tmp_path / "model" / "config.json").write_text('{"text_config": {"vocab_size": 257}}')
+    found = r"gives '<\|im_end\|>' the number 257, expected one below 257, the model's vocab_size; resize"
+    with pytest.raises(UserError, match=found):
+        run({"kind": "chat"})
