@@ -1,17 +1,27 @@
 """What the documentation lists is what there is."""
 
+import json
+import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import yaml
 
+from pipeline.stage import Resources, Workspace
+from stages import prepare_data, tokenize
+from stages._data.formats import Format
+from stages._data.turns import Learn
 from stages.adapters import methods
 from stages.adapters.base import AdapterConfig
 from stages.benchmarks import AnyBenchmark
+from tests.stages.conftest import artifact
+from tests.stages.test_tokenize import write_byte_tokenizer
 
 DOCS = Path(__file__).parents[1] / "docs"
 METHODS = (DOCS / "methods.md").read_text()
 BENCHMARKS = (DOCS / "benchmarks.md").read_text()
+DATA = (DOCS / "data.md").read_text()
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
@@ -29,3 +39,29 @@ def test_every_benchmark_is_described():
     assert {"lm_eval", "gsm8k", "mt_bench"} <= names
     for name in names:
         assert f"`{name}`" in BENCHMARKS, name
+
+
+def test_the_data_examples_run(tmp_path):
+    """Every example is a config, and the mix with its tokenize section gives the rows that the text promises."""
+    sections: dict[str, Any] = {"data": prepare_data.Config, "tokenize": tokenize.Config}
+    examples: dict[str, list[Any]] = {name: [] for name in sections}
+    for name, text in re.findall(r"```yaml (\w+)\n(.*?)```", DATA, re.DOTALL):
+        examples[name].append(sections[name].model_validate_json(json.dumps(yaml.safe_load(text))))
+    [mix], [chats, texts] = examples["data"], examples["tokenize"]
+    assert texts.format.kind == "text"
+    data, tokens = Workspace(tmp_path / "data"), Workspace(tmp_path / "tokens")
+    for folder in (data, tokens):
+        folder.path.mkdir()
+    prepared = prepare_data.run(mix, prepare_data.Inputs(), data, Resources())
+    assert prepared["num_rows"] == {"train": 280, "validation": 20}
+    assert {name: part["num_taken"] for name, part in prepared["parts"].items()} == {"short": 100, "long": 200}
+    write_byte_tokenizer(tmp_path / "model")
+    inputs = tokenize.Inputs(model=artifact(tmp_path / "model", ""), data=artifact(data.path, ""))
+    assert tokenize.run(chats, inputs, tokens, Resources())["num_samples"] == 280
+
+
+def test_every_format_source_and_way_to_learn_is_described():
+    formats = {get_args(each.model_fields["kind"].annotation)[0] for each in get_args(get_args(Format)[0])}
+    sources = {get_args(each.model_fields["kind"].annotation)[0] for each in get_args(get_args(prepare_data.Source)[0])}
+    for name in {*formats, *sources, *get_args(Learn)}:
+        assert f"\n| `{name}`" in DATA, name
