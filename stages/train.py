@@ -72,7 +72,8 @@ class Config(StrictModel):
     """Tokens of a packed row, at most; by default `per_device_batch_size` times those of the longest sample."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
-    """Keep the optimizer's states, and step, in the memory of the CPU (from stage 1 on) or in files (stage 3).
+    """Keep the optimizer's states, and step, in the memory of the CPU (from stage 1 on) or in files (stage 3; such a run
+    has no checkpoints, because DeepSpeed cannot load them, and starts over if it is stopped).
 
     It belongs to the recipe, as `zero_stage` does, because the step is done by another kernel with its own rounding.
     """
@@ -86,7 +87,7 @@ class Config(StrictModel):
     """What the loss is multiplied by in float16, so that small gradients do not vanish. A dynamic scale is halved when
     a gradient overflows, and the batch repeated; a fixed one fails then.
     """
-    initial_loss_scale_power: Annotated[int, Field(ge=0, le=32)] = 16
+    initial_loss_scale_power: Annotated[int, Field(ge=1, le=32)] = 16
     """A dynamic scale starts at two to this power."""
     loss_scale_window: Positive = 1000
     """After so many steps without overflow a dynamic scale is doubled."""

@@ -73,10 +73,17 @@ def _stage_problems(config: Config) -> Iterator[str]:
             f"quantize: found {config.quantize} with zero_stage: 3, which cannot divide 4-bit weights among "
             f"processes; use zero_stage 0, 1 or 2, or leave quantize out"
         )
+    if config.dtype == "float16" and stage == 0:
+        yield (
+            "dtype: found float16 with zero_stage: 0, where DeepSpeed divides gradients by a loss scale that it "
+            "did not multiply the loss by; use zero_stage 1, 2 or 3"
+        )
     if config.offload_optimizer == "cpu" and stage == 0:
         yield "offload_optimizer: found cpu with zero_stage: 0, which has nothing to offload; use zero_stage 1, 2 or 3"
     if config.offload_optimizer == "nvme" and stage != 3:
         yield f"offload_optimizer: found nvme with zero_stage: {stage}, expected 3, or cpu"
+    if config.offload_optimizer == "nvme" and config.result == "best":
+        yield "result: found best with offload_optimizer: nvme, whose checkpoints DeepSpeed cannot load; use last, or cpu"
     if config.offload_parameters != "none" and stage != 3:
         yield (
             f"offload_parameters: found {config.offload_parameters} with zero_stage: {stage}, expected zero_stage: 3, "
@@ -97,6 +104,8 @@ def _combination_problems(config: Config) -> Iterator[str]:
             "attention: found flash_attention_2 with dtype: float32, which it cannot compute in; use dtype bfloat16 or "
             "float16, or attention auto"
         )
+    if config.attention == "eager" and config.packing:
+        yield "attention: found eager with packing, whose rows are computed by sdpa or flash attention; leave one out"
     if config.loss_scale != "dynamic":
         for name in ("initial_loss_scale_power", "loss_scale_window"):
             if getattr(config, name) != type(config).model_fields[name].default:

@@ -17,6 +17,8 @@ TESTED_BY_DEEPSPEED = frozenset({"adamw"})
 """Optimizers that DeepSpeed divides among processes without being told that it may."""
 NVME_BUFFERS = 5
 """Of the largest part that is swapped: the numbers, their gradient, and up to three states of the optimizer."""
+LOWEST_LOSS_SCALE = 1
+"""At which the loop gives up; at a further overflow DeepSpeed would end the process."""
 ASYNC_IO = {"block_size": 1 << 20, "queue_depth": 32, "single_submit": False, "overlap_events": True}
 """How files of offloaded tensors are read and written: https://www.deepspeed.ai/tutorials/deepnvme/ ."""
 
@@ -83,5 +85,5 @@ def _loss_scaling(config: Config) -> dict[str, Any]:
         "initial_scale_power": config.initial_loss_scale_power,
         "loss_scale_window": config.loss_scale_window,
         "hysteresis": 1,
-        "min_loss_scale": 1,
+        "min_loss_scale": LOWEST_LOSS_SCALE,
     }

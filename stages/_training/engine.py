@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,21 @@ def build(spec: TrainSpec) -> Any:
     """The engine, its module a PeftModel at its start: W (less the start, where it is subtracted) + s B N A."""
     chosen = settings(spec)
     model = load_model(spec, chosen)
+    if spec.config.dtype == "float16":
+        _round_trained(model)
     optimizer = optimizers.build(model, spec.config, read_adapter(spec.adapter_dir))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=chosen, dist_init_required=False)
     return engine
+
+
+def _round_trained(model: torch.nn.Module) -> None:
+    """Put the factors, which PEFT keeps in float32, into float16, as DeepSpeed itself does up to stage 2.
+
+    At stage 3 it does not, and scales the loss only if what is trained is in float16. Masters stay in float32.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.half()
 
 
 def load_model(spec: TrainSpec, chosen: dict[str, Any]) -> Any:
@@ -105,11 +118,18 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 
 
 def finish_step(engine: Any) -> float:
-    """Let the optimizer step; the gradient's norm before clipping."""
+    """Let the optimizer step; the gradient's norm before clipping, infinite if it did not step because of that norm."""
     plain = _plain_gradient_norm(engine) if engine.zero_optimization_stage() == 0 else 0.0
     engine.step()
+    if not engine.was_step_applied():
+        return math.inf
     reported = engine.get_global_grad_norm()
     return plain if reported is None else float(reported)
+
+
+def loss_scale(engine: Any) -> float:
+    """What the loss of the next pass is multiplied by: 1 but in float16."""
+    return float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0
 
 
 def _plain_gradient_norm(engine: Any) -> float:

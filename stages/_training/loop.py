@@ -16,6 +16,7 @@ from stages._training import engine as engines
 from stages._training.batches import Order, TokenFile
 from stages._training.blame import not_finite_alone
 from stages._training.checkpoints import Position
+from stages._training.deepspeed_config import LOWEST_LOSS_SCALE
 from stages._training.evaluation import Evaluation
 from stages._training.failures import peak_memory_bytes
 from stages._training.objective import Objective
@@ -69,6 +70,8 @@ class Loop:
         self.keep = checkpoints.Keep(spec.keep_last, spec.keep_best)
         self.saved_at = time.monotonic()
         self.asked_to_stop = False
+        self.can_resume = self.config.offload_optimizer != "nvme"
+        """DeepSpeed loads neither the masters nor the count of steps of what it had put into files."""
 
     def run(self) -> None:
         """Train to the end, or until asked to stop; then there is a checkpoint and no result."""
@@ -82,7 +85,7 @@ class Loop:
         while position.step < self.num_steps and not evaluation.is_out_of_patience(self.config, position):
             position, agreed = self.step(position)
             is_best = self.config.result == "best" and position.best_step == position.step
-            if agreed.save or agreed.stop or is_best:
+            if self.can_resume and (agreed.save or agreed.stop or is_best):
                 checkpoints.save(self.engine, self.part, position, self.checkpoints_dir, self.keep)
                 self.saved_at = time.monotonic()
             if agreed.stop:
@@ -99,12 +102,7 @@ class Loop:
         scheduled = learning_rate_factor(position.step, self.num_steps, self.num_warmup, self.config.schedule)
         rate = self.config.learning_rate * scheduled * self.part.rate_factor(position.step)
         engines.set_learning_rate(self.engine, rate)
-        agreed = self._agree(self._accumulate(rows), position.step)
-        self._require_finite("loss", agreed.loss, rows, position.step)
-        self.part.gradients_complete(position.step)
-        norm = engines.finish_step(self.engine)
-        if self.config.dtype in ("float32", "bfloat16"):  # in float16 DeepSpeed lowers its loss scale instead
-            self._require_finite("gradient's norm", norm, rows, position.step)
+        agreed, norm = self._optimize(rows, position.step)
         self.part.step_done(position.step, norm)
         seconds = time.perf_counter() - began
         num_tokens = int(self.train.lengths[rows].sum())
@@ -117,8 +115,29 @@ class Loop:
             "seconds": seconds,
             "peak_memory_bytes": agreed.peak_memory_bytes,
         }
+        if self.config.dtype == "float16":
+            measured["loss_scale"] = engines.loss_scale(self.engine)
         self.records.step(after.step, measured, after.validation_loss)
         return after, agreed
+
+    def _optimize(self, rows: np.ndarray, step: int) -> tuple[Agreed, float]:
+        """One step of the optimizer: what the processes agreed on, and the gradient's norm.
+
+        Where a gradient overflows in float16, DeepSpeed lowers its loss scale without a step, and the batch is repeated:
+        none is lost, and the schedule stays what it is.
+        """
+        while True:
+            agreed = self._agree(self._accumulate(rows), step)
+            self._require_finite("loss", agreed.loss, rows, step)
+            self.part.gradients_complete(step)
+            norm = engines.finish_step(self.engine)
+            if math.isfinite(norm) or not self._has_lower_loss_scale():
+                self._require_finite("gradient's norm", norm, rows, step)
+                return agreed, norm
+
+    def _has_lower_loss_scale(self) -> bool:
+        is_dynamic = self.config.dtype == "float16" and self.config.loss_scale == "dynamic"
+        return is_dynamic and engines.loss_scale(self.engine) > LOWEST_LOSS_SCALE
 
     def _accumulate(self, rows: np.ndarray) -> torch.Tensor:
         """Go backward through this process's share; its part of the loss, on the device.

@@ -20,7 +20,14 @@ def training_part(spec: TrainSpec, engine: Any, num_steps: int) -> TrainingPart:
         return TrainingPart()
     context = TrainingContext(engine, num_steps, spec.config.seed, spec.config.max_gradient_norm)
     part = cast(TrainingPart, training(adapter, context))
-    if type(part) is not TrainingPart and spec.config.zero_stage == 0 and spec.config.dtype != "float32":
+    if type(part) is TrainingPart:
+        return part
+    if spec.config.dtype == "float16":
+        raise UserError(
+            f"train.dtype: got float16, whose gradients are scaled, which {adapter.method} does not know; "
+            f"use bfloat16 or float32"
+        )
+    if spec.config.zero_stage == 0 and spec.config.dtype != "float32":
         raise UserError(
             f"train.zero_stage: got 0 with dtype {spec.config.dtype}, where {adapter.method} cannot reach the values "
             f"that the optimizer works on; use zero_stage 1, 2 or 3, or dtype float32"

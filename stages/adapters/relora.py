@@ -59,6 +59,7 @@ class Restarts(TrainingPart):
         self.rounds: list[dict[str, torch.Tensor]] = []
         """On the first process: the factors that were folded, by their names in a file."""
         _require_unquantized(self.layers)
+        _require_adamw(context.engine.basic_optimizer)
 
     def rate_factor(self, step: int) -> float:
         """The paper's jagged schedule (section 3): up again after each restart."""
@@ -183,3 +184,12 @@ def _require_unquantized(layers: Mapping[str, Any]) -> None:
                 f"adapter.method: relora folds its factors into the base, found {module} in {weight.dtype}; "
                 f"use an unquantized base"
             )
+
+
+def _require_adamw(optimizer: torch.optim.Optimizer) -> None:
+    import torch
+
+    if not isinstance(optimizer, torch.optim.AdamW):
+        raise UserError(
+            f"train.optimizer: relora prunes AdamW's running means, found {type(optimizer).__name__}; use adamw"
+        )
