@@ -72,8 +72,8 @@ class Config(StrictModel):
     """Tokens of a packed row, at most; by default `per_device_batch_size` times those of the longest sample."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
-    """Keep the optimizer's states, and step, in the memory of the CPU (from stage 1 on) or in files (stage 3; such a run
-    has no checkpoints, because DeepSpeed cannot load them, and starts over if it is stopped).
+    """Keep the optimizer's states, and step, in the memory of the CPU (from stage 1 on) or in files (stage 3; such
+    a run has no checkpoints, because DeepSpeed cannot load them, and starts over if it is stopped).
 
     It belongs to the recipe, as `zero_stage` does, because the step is done by another kernel with its own rounding.
     """

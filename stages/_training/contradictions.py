@@ -83,7 +83,7 @@ def _stage_problems(config: Config) -> Iterator[str]:
     if config.offload_optimizer == "nvme" and stage != 3:
         yield f"offload_optimizer: found nvme with zero_stage: {stage}, expected 3, or cpu"
     if config.offload_optimizer == "nvme" and config.result == "best":
-        yield "result: found best with offload_optimizer: nvme, whose checkpoints DeepSpeed cannot load; use last, or cpu"
+        yield "result: found best with offload_optimizer: nvme, which saves no checkpoints; use last, or cpu"
     if config.offload_parameters != "none" and stage != 3:
         yield (
             f"offload_parameters: found {config.offload_parameters} with zero_stage: {stage}, expected zero_stage: 3, "

@@ -123,8 +123,8 @@ class Loop:
     def _optimize(self, rows: np.ndarray, step: int) -> tuple[Agreed, float]:
         """One step of the optimizer: what the processes agreed on, and the gradient's norm.
 
-        Where a gradient overflows in float16, DeepSpeed lowers its loss scale without a step, and the batch is repeated:
-        none is lost, and the schedule stays what it is.
+        Where a gradient overflows in float16, DeepSpeed lowers its loss scale without a step, and the batch is
+        repeated: none is lost, and the schedule stays what it is.
         """
         while True:
             agreed = self._agree(self._accumulate(rows), step)
