@@ -30,6 +30,10 @@ class Trained(NamedTuple):
 
         return read_tensor(self.file, self.name).to(weight.dtype)
 
+    def outputs(self, weight_OI: torch.Tensor, x_IP: torch.Tensor) -> torch.Tensor:
+        """What it makes of vectors, as a matrix [O, I]; a vector has one column."""
+        return self.applied(weight_OI).reshape(len(weight_OI), -1) @ x_IP
+
 
 def write_start(method: MethodConfig, num_parameters: int, out: Workspace) -> dict[str, Any]:
     """Write adapter.json and init_report.json, for training that starts at the base as it is; the step's metrics."""

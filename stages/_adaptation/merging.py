@@ -28,7 +28,7 @@ from stages._weights.index import stored_tensors
 from stages._weights.matrix import TORCH_DTYPE
 from stages._weights.reading import read_tensor
 from stages._weights.writing import ShardWriter
-from stages.adapters.algebra import product
+from stages.adapters.algebra import cast, folded, product
 from stages.adapters.base import AdapterConfig, Factors, MethodConfig
 
 REPORT_FILE = "merge_report.json"
@@ -47,6 +47,9 @@ class Change(Protocol):
 
     def applied(self, weight: torch.Tensor) -> torch.Tensor:
         """The tensor after training, in the dtype of `weight`, that before it."""
+
+    def outputs(self, weight_OI: torch.Tensor, x_IP: torch.Tensor) -> torch.Tensor:
+        """What the tensor after training, as a matrix, makes of some vectors [O, P]; for the check of the former."""
 
 
 class Update(NamedTuple):
@@ -70,6 +73,17 @@ class Update(NamedTuple):
             return adapted_OI
         lengths_O = torch.linalg.vector_norm(adapted_OI, dim=1)
         return adapted_OI.mul_((self.trained.magnitude_O.to(weight_OI.dtype) / lengths_O)[:, None])
+
+    def outputs(self, weight_OI: torch.Tensor, x_IP: torch.Tensor) -> torch.Tensor:
+        """W x + s B N A x, less the start's, without forming the update; with DoRA there is no way around it."""
+        if self.trained.magnitude_O is not None:
+            return self.applied(weight_OI) @ x_IP
+        outputs_OP = weight_OI @ x_IP + self._part(self.trained, x_IP)
+        return outputs_OP if self.start is None else outputs_OP - self._part(self.start, x_IP)
+
+    def _part(self, factors: Factors, x_IP: torch.Tensor) -> torch.Tensor:
+        right_RI, left_OR = folded(cast(factors, x_IP.dtype))
+        return self.scaling * (left_OR @ (right_RI @ x_IP))
 
 
 class Updates(Mapping[str, Update]):

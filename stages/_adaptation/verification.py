@@ -105,11 +105,11 @@ def require_agreement(metrics: Mapping[str, Any], dtype: torch.dtype) -> None:
 
 
 def _layer_error(name: str, base_file: Path, merged_file: Path, change: Change) -> dict[str, Any]:
-    base = read_tensor(base_file, name).double()
-    num_in = base[0].numel()
-    x_IP = torch.randn(num_in, NUM_PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    base_OP, expected_OP = _as_matrix(base) @ x_IP, _as_matrix(change.applied(base)) @ x_IP
-    del base  # so that there are fewer matrices in float64 at a time
+    base_OI = _as_matrix(read_tensor(base_file, name).double())
+    generator = torch.Generator().manual_seed(0)
+    x_IP = torch.randn(base_OI.shape[1], NUM_PROBES, generator=generator, dtype=torch.float64)
+    base_OP, expected_OP = base_OI @ x_IP, change.outputs(base_OI, x_IP)
+    del base_OI  # so that there is one matrix in float64 at a time
     merged_OP = _as_matrix(read_tensor(merged_file, name).double()) @ x_IP
     error = float((merged_OP - expected_OP).norm())
     size, update_size = float(expected_OP.norm()), float((expected_OP - base_OP).norm())
