@@ -51,6 +51,8 @@ class Resources(StrictModel):
     """CPU threads of a process; by default the cores shared out among the processes."""
     offload_dir: LocalPath | None = None
     """A folder on a fast local disk, for what training moves out of memory (`nvme`); what is left there is removed."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field((), strict=False)
+    """What gets the metrics of training, besides metrics.jsonl; files of theirs go below STORE/trackers."""
     max_concurrent_requests: int | None = Field(None, ge=1)
     """Requests that an endpoint gets at once; by default 16."""
     max_requests_per_minute: float | None = Field(None, gt=0)

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 def problems(config: Config, resources: Resources) -> list[str]:
     """A line for each thing that is missing."""
     device = layout.device(resources)
-    return [*_package_problems(config), *_device_problems(config, device), *_offload_problems(config, resources)]
+    return [
+        *_package_problems(config),
+        *_tracker_problems(resources),
+        *_device_problems(config, device),
+        *_offload_problems(config, resources),
+    ]
 
 
 def has_flash_attention() -> bool:
@@ -31,6 +36,16 @@ def _package_problems(config: Config) -> Iterator[str]:
         yield f"train.quantize: got {config.quantize}, which needs the package bitsandbytes; install it, or use null"
     if config.optimizer == "adamw_8bit" and not _installed("bitsandbytes"):
         yield "train.optimizer: got adamw_8bit, which needs the package bitsandbytes; install it, or use adamw"
+
+
+def _tracker_problems(resources: Resources) -> Iterator[str]:
+    packages = {"mlflow": "mlflow-skinny"}
+    for name in resources.trackers:
+        if not _installed(name):
+            package = packages.get(name, name)
+            yield f"resources.trackers: got {name}, which needs the package {package}; install it, or leave {name} out"
+        elif name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
+            yield "resources.trackers: got mlflow without a server; set MLFLOW_TRACKING_URI, or leave mlflow out"
 
 
 def _device_problems(config: Config, device: str) -> Iterator[str]:
@@ -63,4 +78,6 @@ def _offload_problems(config: Config, resources: Resources) -> Iterator[str]:
 
 
 def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    """A folder of that name, such as wandb leaves behind, is no package."""
+    found = importlib.util.find_spec(module)
+    return found is not None and found.origin is not None

@@ -91,6 +91,8 @@ def make_spec(config: Config, inputs: Inputs, out: Workspace, resources: Resourc
         accumulation=shared.accumulation,
         per_device_batch_size=shared.per_device_batch_size,
         offload_dir=_own_folder(resources.offload_dir, out),
+        trackers=resources.trackers,
+        trackers_dir=resources.store_dir and (resources.store_dir / "trackers").absolute(),
     )
 
 

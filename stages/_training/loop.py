@@ -23,7 +23,7 @@ from stages._training.objective import Objective
 from stages._training.packed_attention import attend_within_samples
 from stages._training.part import training_part
 from stages._training.passes import Passes
-from stages._training.records import Records
+from stages._training.records import Records, Utilisation
 from stages._training.schedule import learning_rate_factor, num_warmup_steps
 from stages._training.spec import CHECKPOINTS_DIR, STOP_FILE, TrainSpec
 
@@ -66,6 +66,7 @@ class Loop:
             attend_within_samples(self.engine, self.objective, sample)
         self.evaluation = Evaluation(self.engine, self.objective, spec)
         self.records = Records(spec, self.num_steps, self.is_first)
+        self.utilisation = Utilisation(spec, self.engine.module, comm.get_world_size())
         self.checkpoints_dir = self.out / CHECKPOINTS_DIR
         self.keep = checkpoints.Keep(spec.keep_last, spec.keep_best)
         self.saved_at = time.monotonic()
@@ -82,6 +83,15 @@ class Loop:
             position = position.model_copy(update={"validation_loss_start": self.evaluation.loss()})
         self._require_something_to_evaluate(position)
         self.records.resume(position.step)
+        try:
+            is_stopped, position = self._steps_from(position)
+            if not is_stopped:
+                self._finish(position)
+        finally:
+            self.records.close()
+
+    def _steps_from(self, position: Position) -> tuple[bool, Position]:
+        """(was it asked to stop, where it is)."""
         while position.step < self.num_steps and not evaluation.is_out_of_patience(self.config, position):
             position, agreed = self.step(position)
             is_best = self.config.result == "best" and position.best_step == position.step
@@ -89,8 +99,8 @@ class Loop:
                 checkpoints.save(self.engine, self.part, position, self.checkpoints_dir, self.keep)
                 self.saved_at = time.monotonic()
             if agreed.stop:
-                return
-        self._finish(position)
+                return True, position
+        return False, position
 
     def step(self, position: Position) -> tuple[Position, Agreed]:
         """One step of the optimizer over one global batch, and an evaluation if it is due.
@@ -114,6 +124,7 @@ class Loop:
             "tokens_per_second": num_tokens / seconds,
             "seconds": seconds,
             "peak_memory_bytes": agreed.peak_memory_bytes,
+            **self.utilisation.of(self.train.lengths[rows], self.train.num_targets(rows), seconds),
         }
         if self.config.dtype == "float16":
             measured["loss_scale"] = engines.loss_scale(self.engine)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import Field
+
 from pipeline.stage import Workspace
 from pipeline.strict import StrictModel
 from stages.train import Config
@@ -40,6 +42,9 @@ class TrainSpec(WorkerSpec):
     adapter_dir: Path
     keep_last: int
     keep_best: int
+    trackers: tuple[str, ...] = Field((), strict=False)
+    trackers_dir: Path | None = None
+    """Where they keep files."""
 
 
 class GradientSpec(WorkerSpec):

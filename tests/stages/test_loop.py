@@ -69,11 +69,12 @@ RUNS: dict[str, dict[str, Any]] = {
 def made(tmp_path_factory, tiny_model_dir, tiny_tokens_dir) -> Path:
     """A folder with a folder for every run, and for one that goes on from a checkpoint of another."""
     root = tmp_path_factory.mktemp("loop")
+    resources = RESOURCES.model_copy(update={"store_dir": root, "trackers": ("tensorboard",)})
     inputs = start(root / "init", {"method": "nlora", "rank": 4}, tiny_model_dir, tiny_tokens_dir)
 
     def spec(name: str, options: dict[str, Any]) -> TrainSpec:
         (root / name).mkdir()
-        return launch.make_spec(train.Config.model_validate(options), inputs, Workspace(root / name), RESOURCES)
+        return launch.make_spec(train.Config.model_validate(options), inputs, Workspace(root / name), resources)
 
     todo: list[tuple[TrainSpec, Path | None]] = [(spec(name, options), None) for name, options in RUNS.items()]
     checkpoint = root / "best2" / CHECKPOINTS_DIR / "oldest"
@@ -123,3 +124,14 @@ def test_what_early_stopping_knows_survives_a_resume(made):
     assert measured[0] == measured[1]
     for tensor, value in weights(made / "resumed").items():
         assert torch.equal(value, weights(made / "best2")[tensor]), tensor
+
+
+@pytest.mark.slow
+def test_trackers_get_every_row(made):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name in ("padded", "resumed"):
+        events = EventAccumulator(str(made / "trackers" / "tensorboard" / name)).Reload()
+        scalars = [(event.step, event.value) for event in events.Scalars("loss")]
+        first = 0 if name == "padded" else 5
+        assert scalars == [(row["step"], pytest.approx(row["loss"])) for row in rows(made / name)][first:]
