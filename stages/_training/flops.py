@@ -51,7 +51,7 @@ def model_size(model: Any) -> ModelSize | None:
     """Of a decoder-only transformer in memory, whole or divided by ZeRO-3; None where its FLOPs are not that simple."""
     config = model.config.get_text_config()
     heads, hidden = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
-    if not heads or not hidden or any("expert" in name for name in vars(config)):
+    if not heads or not hidden or any(name[0] == "n" and "experts" in name for name in vars(config)):
         return None  # of experts, only some work for a token
     head = model.get_output_embeddings().weight
     apart = {id(head), id(model.get_input_embeddings().weight)}
