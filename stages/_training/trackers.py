@@ -5,6 +5,7 @@ fingerprint, and no step is there twice. Accounts, addresses and projects are to
 WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI and so on.
 """
 
+import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -64,9 +65,8 @@ class MLflow:
     TAG = "pipeline.run"
 
     def __init__(self, run: str, folder: Path, settings: Mapping[str, Any], num_done: int) -> None:
-        import mlflow
+        client = self._client = importlib.import_module("mlflow").MlflowClient()  # no dependency of ours
 
-        client = self._client = mlflow.MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         found = client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else client.create_experiment(name)
