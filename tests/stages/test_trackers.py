@@ -3,6 +3,7 @@
 import importlib
 import logging
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,19 +54,27 @@ def test_tensorboard(tmp_path):
 
 
 def test_wandb_offline(tmp_path, monkeypatch):
-    wandb_internal_pb2: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")  # has no types
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run_in_two_attempts("wandb", tmp_path)
+    expected = [[1, 2, 3, 4, 5], [4, 5, 6, 7, 8]]  # of one run, whose server takes a step once
+    deadline = time.monotonic() + 60
+    while wandb_steps(tmp_path) != expected and time.monotonic() < deadline:
+        time.sleep(0.2)  # a process of its own writes the files
+    assert wandb_steps(tmp_path) == expected
+
+
+def wandb_steps(folder: Path) -> list[list[int]]:
+    """Steps of each attempt, whose losses are what was logged."""
+    wandb_internal_pb2: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")  # has no types
     attempts = []
-    for file in tmp_path.glob("wandb/offline-run-*-0123456789abcdef/*.wandb"):
+    for file in folder.glob("wandb/offline-run-*-0123456789abcdef/*.wandb"):
         records = [wandb_internal_pb2.Record.FromString(data) for data in wandb_records(file)]
         rows = [each.history for each in records if each.HasField("history")]
         values = [{item.key or item.nested_key[0]: float(item.value_json) for item in each.item} for each in rows]
         assert all(each["loss"] == pytest.approx(1 / each["_step"]) for each in values)
-        attempts.append([each["_step"] for each in values])
-    assert sorted(attempts) == [[1, 2, 3, 4, 5], [4, 5, 6, 7, 8]]  # of one run, whose server takes a step once
+        attempts.append([int(each["_step"]) for each in values])
+    return sorted(attempts)
 
 
 def wandb_records(file: Path) -> Iterator[bytes]:
