@@ -53,7 +53,7 @@ def test_its_memory_is_that_of_everything_trained():
     needed = requirements.need(train.Config(zero_stage=3), layout.Layout(2, 1, 1), size)
     everything = 10**9 * (4 + 4 + 12)  # weights, gradients, optimizer
     assert everything < needed.memory < everything + 3e9
-    assert needed.disk == 3 * 16 * 10**9
+    assert needed.disk == 16 * 10**9  # a checkpoint
 
 
 @pytest.fixture(scope="module")
