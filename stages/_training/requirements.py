@@ -20,6 +20,12 @@ PROCESS_BYTES = 0.7e9
 """What a worker takes before it holds any weight: PyTorch, transformers, DeepSpeed (measured)."""
 ACTIVATION_FACTOR = 1.5
 """Over the inputs and outputs of all matrices, which are kept for the backward pass: attention, norms, buffers."""
+RECOMPUTED_SHARE = 0.1
+"""Of the activations, with gradient checkpointing: each layer's input, a nineteenth of what a Llama layer keeps, and
+all of one layer at a time.
+"""
+STATE_BYTES = {"adamw": 8.0, "rmsprop": 4.0, "adamw_8bit": 2 + 2 * 4 / 256}
+"""Running means of one trained number; those in 8 bits have a scale in 32 for each 256."""
 QUANTIZED_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Of a number in 4 bits: blocks of 64 have a scale in 8 bits, 256 scales have one in 32 (QLoRA, section 3)."""
 DEFAULT_LENGTH = 512
@@ -45,6 +51,10 @@ class Need(NamedTuple):
     memory: float
     disk: float
     """Of one checkpoint."""
+    host_memory: float = 0.0
+    """What is offloaded to the CPU; on a CPU it is part of the same memory."""
+    files: float = 0.0
+    """What is offloaded to NVMe."""
 
 
 def size_of(shapes: Mapping[str, tuple[int, ...]], num_trainable: int = 0, max_length: int = DEFAULT_LENGTH) -> Size:
@@ -55,14 +65,20 @@ def size_of(shapes: Mapping[str, tuple[int, ...]], num_trainable: int = 0, max_l
 
 
 def need(config: Config, shared: layout.Layout, size: Size) -> Need:
-    """An estimate for a frozen base with a trained adapter, or for a model that is trained itself: Adam keeps a master
-    copy and two averages of what is trained.
+    """An estimate for a frozen base with a trained adapter, or for a model that is trained itself: the optimizer keeps
+    a master copy and its running means of what is trained.
     """
     num_added = size.num_trainable if size.num_trainable < size.num_parameters else 0
     num_quantized = size.num_in_matrices if config.quantize else 0
     num_whole = size.num_parameters + num_added - num_quantized
     weights = num_whole * _width(config) + num_quantized * QUANTIZED_BYTES
-    return Need(_memory_need(config, shared, size, weights, 12), size.num_trainable * 16)
+    state = 4 + STATE_BYTES[config.optimizer] + (4 if config.rmsprop_momentum else 0)
+    moved = {"none": 0.0, "cpu": 0.0, "nvme": 0.0}
+    copies = 1 if config.zero_stage else shared.num_processes
+    moved[config.offload_optimizer] += size.num_trainable * state * copies
+    moved[config.offload_parameters] += weights  # at stage 3 alone, which has one copy of them
+    memory = _memory_need(config, shared, size, weights, state) - moved["cpu"] - moved["nvme"]
+    return Need(memory, size.num_trainable * (4 + state), moved["cpu"], moved["nvme"])
 
 
 def gradient_problems(estimate: Estimate, resources: Resources, size: Size) -> list[str]:
@@ -85,7 +101,7 @@ def gradient_problems(estimate: Estimate, resources: Resources, size: Size) -> l
 
 
 def _memory_need(
-    setup: Config | Estimate, shared: layout.Layout, size: Size, weight_bytes: float, state_bytes: int
+    setup: Config | Estimate, shared: layout.Layout, size: Size, weight_bytes: float, state_bytes: float
 ) -> float:
     """Bytes over all processes, given those of the weights and of the optimizer's states of one trained number.
 
@@ -94,7 +110,8 @@ def _memory_need(
     copies = {stage: 1 if setup.zero_stage >= stage else shared.num_processes for stage in (1, 2, 3)}
     row = getattr(setup, "pack_length", None) or shared.per_device_batch_size * size.max_length
     tokens = shared.num_processes * row
-    activations = tokens * size.num_activations * _width(setup) * ACTIVATION_FACTOR
+    kept = RECOMPUTED_SHARE if getattr(setup, "gradient_checkpointing", False) else 1.0
+    activations = tokens * size.num_activations * _width(setup) * ACTIVATION_FACTOR * kept
     trained = size.num_trainable * (4 * copies[2] + state_bytes * copies[1])
     return weight_bytes * copies[3] + trained + activations + PROCESS_BYTES * shared.num_processes
 
@@ -116,12 +133,25 @@ def shortages(config: Config, resources: Resources, needed: Need, num_processes:
     """Lines for what of `needed` this machine does not have."""
     lines = []
     memory, kind = _memory(resources)
-    here = needed.memory * layout.share_here(resources)
+    share, on_gpu = layout.share_here(resources), layout.device(resources) == "cuda"
+    here = (needed.memory if on_gpu else needed.memory + needed.host_memory) * share
     if here > memory:
         lines.append(
             f"train: the model needs about {_gib(here)} at ZeRO stage {config.zero_stage} on {num_processes} "
             f"processes in {config.dtype}, found {_gib(memory)} of {kind}; use a higher zero_stage, bfloat16, "
-            f"a smaller per_device_batch_size, or fewer processes (resources.num_processes)"
+            f"gradient_checkpointing, offload, a smaller per_device_batch_size, or fewer processes "
+            f"(resources.num_processes)"
+        )
+    if on_gpu and needed.host_memory * share > machine.memory_total_bytes():
+        lines.append(
+            f"train: offload to cpu needs about {_gib(needed.host_memory * share)}, found "
+            f"{_gib(machine.memory_total_bytes())} of memory; use nvme, or offload less"
+        )
+    folder = resources.offload_dir
+    if needed.files and folder and needed.files * share > machine.disk_free_bytes(folder):
+        lines.append(
+            f"{folder}: offload to nvme needs about {_gib(needed.files * share)}, found "
+            f"{_gib(machine.disk_free_bytes(folder))} free; name another resources.offload_dir"
         )
     store = resources.store_dir or Path.cwd()
     free = machine.disk_free_bytes(store)

@@ -14,7 +14,7 @@ from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.stage import Resources
 from stages import train
-from stages._training import availability, layout, validation
+from stages._training import availability, layout, requirements, validation
 from stages._training.deepspeed_config import deepspeed_config
 from stages.workflow import Recipe
 
@@ -172,6 +172,26 @@ def test_what_this_machine_has_not_is_said(monkeypatch, tmp_path):
     assert "set resources.offload_dir" in lines(nvme)[0]
     assert lines(nvme, cpu.model_copy(update={"offload_dir": tmp_path})) == []
     assert "is no folder" in lines(nvme, cpu.model_copy(update={"offload_dir": tmp_path / "none"}))[0]
+
+
+def test_what_is_kept_elsewhere_or_smaller_is_not_counted(tmp_path):
+    size = requirements.Size(7_000_000_000, 7_000_000_000, num_activations=2_000_000)
+    shared = layout.Layout(4, 1, 1)
+
+    def need(**options: Any) -> requirements.Need:
+        return requirements.need(train.Config.model_validate({"zero_stage": 3, **options}), shared, size)
+
+    everything = need()
+    assert everything.memory - need(offload_optimizer="cpu").memory == need(offload_optimizer="cpu").host_memory == 84e9
+    assert need(offload_parameters="nvme", dtype="float16").files == 14e9
+    assert everything.memory - need(optimizer="rmsprop").memory == pytest.approx(28e9)
+    assert everything.disk - need(optimizer="adamw_8bit").disk == pytest.approx(7e9 * 5.97, rel=1e-3)
+    assert everything.memory - need(gradient_checkpointing=True).memory == pytest.approx(4 * 512 * 2e6 * 4 * 1.5 * 0.9)
+    lines = requirements.shortages(train.Config(), GPU, requirements.Need(0, 0, host_memory=1e18), 4)
+    assert "offload to cpu needs about" in lines[0]
+    here = GPU.model_copy(update={"offload_dir": tmp_path})
+    lines = requirements.shortages(train.Config(), here, requirements.Need(0, 0, files=1e18), 4)
+    assert "offload to nvme needs about" in lines[0]
 
 
 def test_plan_shows_it(capsys):
