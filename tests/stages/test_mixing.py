@@ -3,7 +3,9 @@
 import io
 import json
 import tempfile
+import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +18,7 @@ from pydantic import ValidationError
 from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from stages import prepare_data
-from stages._data import json_list, mixing
+from stages._data import formats, json_list, mixing
 
 SIZES = {"a": 7, "b": 3, "c": 12}
 QUESTIONS = {"kind": "prompt_response", "prompt": "q", "response": "a"}
@@ -207,3 +209,33 @@ def test_a_json_list_is_read_in_pieces_as_at_once(values, chunk_chars, indent):
     assert list(json_list.elements(io.StringIO(text), chunk_chars)) == values
     with pytest.raises(json.JSONDecodeError):
         list(json_list.elements(io.StringIO(text[:-1]), chunk_chars))
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path, workspace, monkeypatch):
+    monkeypatch.setattr(formats.chunks, "__defaults__", (50,))  # rows at a time, so that few rows are many
+
+    def peak(num_rows: int) -> int:
+        file = write(tmp_path / "rows.jsonl", [{"q": f"{number}?", "a": "x" * 400} for number in range(num_rows)])
+        source = {"kind": "files", "train": file}
+        config = mixed({name: {"source": source, "format": QUESTIONS, "weight": 1} for name in "ab"})
+        return peak_bytes(lambda: prepare_data.run(config, prepare_data.Inputs(), workspace, Resources()))
+
+    assert peak(1600) < 1.2 * peak(400)
+
+
+def test_a_long_json_list_is_never_in_memory():
+    text = io.StringIO(json.dumps([{"a": "x" * 4000}] * 5000))  # 20 MB
+
+    def read() -> None:
+        assert sum(1 for _ in json_list.elements(text)) == 5000
+
+    assert peak_bytes(read) < 8e6

@@ -1,6 +1,7 @@
 """Tokenising: what is learnt, what generation will see, and what is refused. The tokenizers are built on the spot."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy
@@ -19,6 +20,7 @@ from stages._data.encoding import Encoder, Placed
 from stages._data.formats import Example
 from stages._data.prompts import Chat, Paper
 from stages._data.template import Template, render
+from stages._data.token_file import Sample, TokenWriter
 from stages._data.turns import turns
 from tests.stages.conftest import artifact
 
@@ -489,3 +491,21 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused_by_name(run, tmp
     found = r"gives '<\|im_end\|>' the number 257, expected one below 257, the model's vocab_size; resize"
     with pytest.raises(UserError, match=found):
         run({"kind": "chat"})
+
+
+def test_token_files_hold_no_tokens_in_memory(tmp_path):
+    sample, loss_mask = list(range(200)), bytes(150) + b"\1" * 50
+    writer = TokenWriter(tmp_path / "train.safetensors")
+    tracemalloc.start()
+    try:
+        for _ in range(5000):  # a million tokens
+            writer.append(Sample(sample, loss_mask))
+        writer.close()
+        assert tracemalloc.get_traced_memory()[1] < 3e6
+    finally:
+        tracemalloc.stop()
+    tensors = load_file(tmp_path / "train.safetensors")
+    assert tensors["input_ids"].reshape(5000, 200).tolist() == [sample] * 5000
+    assert tensors["loss_mask"].sum() == 5000 * 50 == writer.num_trained_tokens
+    assert tensors["offsets"].tolist() == list(range(0, 1_000_001, 200))
+    assert [file.name for file in tmp_path.iterdir()] == ["train.safetensors"]
