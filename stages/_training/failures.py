@@ -11,6 +11,7 @@ _NO_SPACE = {
     errno.EDQUOT: "the quota is used up",
     errno.EFBIG: "the file is too large",
 }
+_TORCHS_WRITER = ("PytorchStreamWriter failed", "inline_container.cc")
 
 
 def memory_failure(error: BaseException) -> str | None:
@@ -34,7 +35,7 @@ def disk_failure(error: BaseException) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     found = re.search(r"os error (\d+)", str(error))
     number = int(found[1]) if found else number
-    is_torchs = isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error)
+    is_torchs = isinstance(error, RuntimeError) and any(text in str(error) for text in _TORCHS_WRITER)
     if number not in _NO_SPACE and not is_torchs:
         return None
     return _NO_SPACE.get(number or 0, "a write failed")
