@@ -137,7 +137,11 @@ class Config(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _packing_needs_no_grouping(self) -> Self:
+    def _packing_is_possible(self) -> Self:
+        if self.packing and self.compile:
+            raise ValueError(
+                "compile: found with packing, whose rows are cut anew in every pass; leave one of them out"
+            )
         if self.packing and self.group_by_length:
             raise ValueError("group_by_length: found with packing, which leaves no padding to save; leave it out")
         if self.pack_length and not self.packing:

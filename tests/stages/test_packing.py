@@ -57,6 +57,8 @@ def test_where_rows_run_out_a_pass_is_empty():
 def test_what_makes_no_sense_is_refused(tiny_tokens_dir):
     with pytest.raises(ValidationError, match="group_by_length: found with packing"):
         train.Config(packing=True, group_by_length=True)
+    with pytest.raises(ValidationError, match="compile: found with packing"):
+        train.Config(packing=True, compile=True)
     with pytest.raises(ValidationError, match="pack_length: found 10 without packing"):
         train.Config(pack_length=10)
 
@@ -79,11 +81,12 @@ class Alone:
 
 SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
 ATTENTION = {"intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, **SHAPE}
+NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", ATTENTION),
     "sliding window": ("MistralForCausalLM", {**ATTENTION, "sliding_window": 6}),
     "no GQA": ("Qwen2ForCausalLM", {**ATTENTION, "num_key_value_heads": 4}),
-    "learned positions": ("GPT2LMHeadModel", {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 64}),
+    "learned positions": ("GPT2LMHeadModel", {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 64, **NO_DROPOUT}),
 }
 
 
@@ -110,16 +113,20 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("way", ["sdpa", "eager", "computed again"])
 @pytest.mark.parametrize("name", MODELS)
-def test_losses_and_gradients_are_those_of_padded_rows(name, implementation, tokens):
+def test_losses_and_gradients_are_those_of_padded_rows(name, way, tokens):
     engine = Alone(model_of(*MODELS[name]))
-    engine.module.set_attn_implementation(implementation)
+    if way == "computed again":
+        engine.module.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        engine.module.set_attn_implementation(way)
     objective, rows = Objective(engine.module), np.array([3, 0, 7, 5])
     padded = objective.target_losses(engine, tokens.batch(rows))
     padded.sum().backward()
     expected = gradients(engine.module)
     attend_within_samples(engine, objective, sample(tokens))
+    engine.module.train(way == "computed again")
     packed = objective.target_losses(engine, tokens.packed(rows))
     packed.sum().backward()
     torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
