@@ -1,4 +1,4 @@
-"""Many gradient estimates in one launch: `python -m torch.distributed.run ... -m tests.stages.gradient_runs SPECS`.
+"""Many gradient estimates in one launch: `python -m stages._training.agent ... tests.stages.gradient_runs SPECS`.
 
 SPECS is a JSON file with a list of GradientSpecs, each as JSON text.
 """

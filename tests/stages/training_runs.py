@@ -1,4 +1,4 @@
-"""Many training runs in one launch: `python -m torch.distributed.run ... -m tests.stages.training_runs RUNS`.
+"""Many training runs in one launch: `python -m stages._training.agent ... tests.stages.training_runs RUNS`.
 
 RUNS is a JSON file with a list of {"spec": a TrainSpec as JSON text, "checkpoint": null or where it goes on from}.
 """
