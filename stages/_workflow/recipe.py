@@ -154,6 +154,15 @@ class Recipe(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _methods_find_the_states_they_work_on(self) -> Self:
+        if self.train and self.init and self.init.adapter.NEEDS_ADAMW and self.train.optimizer != "adamw":
+            raise ValueError(
+                f"train.optimizer: found {self.train.optimizer} with method {self.init.adapter.method}, which works on "
+                f"AdamW's running means; use adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _what_is_trained_is_not_quantized(self) -> Self:
         if self.train and self.init and self.train.quantize and not isinstance(self.init.adapter, AdapterConfig):
             raise ValueError(

@@ -30,6 +30,9 @@ class MethodConfig(StrictModel):
     NEEDS_GRADIENT: ClassVar[bool] = False
     """Whether `init` asks its reader for the loss's gradient, which takes a model and data."""
 
+    NEEDS_ADAMW: ClassVar[bool] = False
+    """Whether its part in training works on AdamW's own states."""
+
     @property
     def subtracts_start(self) -> bool:
         """Whether the base weight is reduced by the initial update, so that training starts at the base model."""

@@ -7,7 +7,7 @@ written at the end. The folded factors of all rounds are part of every checkpoin
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,8 @@ class Config(LoraConfig):
     At 0 AdamW starts anew, its count of steps included.
     """
 
+    NEEDS_ADAMW: ClassVar[bool] = True
+
 
 def training(config: Config, context: TrainingContext) -> TrainingPart:
     """Its part in training."""
@@ -59,7 +61,6 @@ class Restarts(TrainingPart):
         self.rounds: list[dict[str, torch.Tensor]] = []
         """On the first process: the factors that were folded, by their names in a file."""
         _require_unquantized(self.layers)
-        _require_adamw(context.engine.basic_optimizer)
 
     def rate_factor(self, step: int) -> float:
         """The paper's jagged schedule (section 3): up again after each restart."""
@@ -184,12 +185,3 @@ def _require_unquantized(layers: Mapping[str, Any]) -> None:
                 f"adapter.method: relora folds its factors into the base, found {module} in {weight.dtype}; "
                 f"use an unquantized base"
             )
-
-
-def _require_adamw(optimizer: torch.optim.Optimizer) -> None:
-    import torch
-
-    if not isinstance(optimizer, torch.optim.AdamW):
-        raise UserError(
-            f"train.optimizer: relora prunes AdamW's running means, found {type(optimizer).__name__}; use adamw"
-        )

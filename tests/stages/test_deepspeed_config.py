@@ -117,6 +117,12 @@ def test_contradictions_are_refused(options, line):
         train.Config.model_validate(options)
 
 
+def test_a_method_that_works_on_adamws_states_keeps_adamw():
+    adapter = "init.adapter={method: relora, rank: 4, restart_every: 5}"
+    with pytest.raises(UserError, match=r"train\.optimizer: found rmsprop with method relora"):
+        recipe.load(RECIPES / "quickstart.yaml", Recipe, [adapter, "train.optimizer=rmsprop"])
+
+
 def test_raw_keys_are_merged_and_hashed_only_when_there():
     raw: dict[str, Any] = {
         "zero_optimization": {"reduce_bucket_size": 1000, "overlap_comm": False},
