@@ -191,6 +191,7 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
     lines += validation.problems(config, resources)
     if "tokens" in known:
         lines += layout.room_problems(config, known["tokens"].metrics()["length_max"])
+        lines += layout.evaluation_problems(config, (known["tokens"] / "validation.safetensors").exists())
     if "model" in known:
         shapes = {name: tensor.shape for name, tensor in stored_tensors(known["model"].path).items()}
         num_trainable = known["adapter"].metrics()["trainable_parameters"] if "adapter" in known else 0

@@ -108,5 +108,15 @@ def room_problems(config: Config, longest: int) -> list[str]:
     ]
 
 
+def evaluation_problems(config: Config, has_validation: bool) -> list[str]:
+    """Why nothing can be measured during training."""
+    if config.evaluate_every_steps is None or has_validation:
+        return []
+    return [
+        "train.evaluate_every_steps: there is no validation split; set samples aside (data.carve_validation), or leave "
+        "evaluate_every_steps out"
+    ]
+
+
 def _list(numbers: list[int]) -> str:
     return " or ".join(str(number) for number in numbers[:8])

@@ -19,6 +19,7 @@ from stages._training.checkpoints import Position
 from stages._training.deepspeed_config import LOWEST_LOSS_SCALE
 from stages._training.evaluation import Evaluation
 from stages._training.failures import peak_memory_bytes
+from stages._training.layout import evaluation_problems
 from stages._training.objective import Objective
 from stages._training.packed_attention import attend_within_samples
 from stages._training.part import training_part
@@ -81,7 +82,8 @@ class Loop:
         position = checkpoints.resume(self.engine, self.part, self.checkpoints_dir)
         if position.validation_loss_start is None:
             position = position.model_copy(update={"validation_loss_start": self.evaluation.loss()})
-        self._require_something_to_evaluate(position)
+        if problems := evaluation_problems(self.config, position.validation_loss_start is not None):
+            raise UserError(*problems)
         self.records.resume(position.step)
         try:
             is_stopped, position = self._steps_from(position)
@@ -208,13 +210,6 @@ class Loop:
             f"train: the {what} of step {step + 1} is {value} on samples {rows.tolist()} ({blame}); {kept}; "
             f"use a lower learning_rate (got {self.config.learning_rate}) or look at these samples"
         )
-
-    def _require_something_to_evaluate(self, position: Position) -> None:
-        if self.config.evaluate_every_steps and position.validation_loss_start is None:
-            raise UserError(
-                "train.evaluate_every_steps: there is no validation split; set samples aside (data.carve_validation), "
-                "or leave evaluate_every_steps out"
-            )
 
     def _ask_to_stop(self, _number: int, _frame: object) -> None:
         self.asked_to_stop = True

@@ -19,6 +19,7 @@ from stages._training.checkpoints import Position
 from stages._training.evaluation import is_due, is_out_of_patience, judged
 from stages._training.packing import pack
 from stages._training.spec import CHECKPOINTS_DIR, TrainSpec
+from tests.stages.conftest import artifact
 from tests.stages.test_resume import plain_loss
 from tests.stages.test_training_methods import losses, run_all, start
 
@@ -50,6 +51,15 @@ def test_what_needs_evaluations_says_so():
         train.Config(result="best")
     with pytest.raises(ValidationError, match=r"warmup_steps: found 3 with warmup_ratio 0\.1, expected one of them"):
         train.Config(warmup_steps=3, warmup_ratio=0.1)
+
+
+def test_without_a_validation_split_nothing_is_begun(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"metrics": {"length_max": 30}}')
+    known = {"tokens": artifact(tmp_path, "tokenize")}
+    (line,) = train.preflight(train.Config(evaluate_every_steps=5), RESOURCES, known)
+    assert "train.evaluate_every_steps: there is no validation split" in line
+    (tmp_path / "validation.safetensors").touch()
+    assert train.preflight(train.Config(evaluate_every_steps=5), RESOURCES, known) == []
 
 
 # ---- real runs
