@@ -65,7 +65,7 @@ class MLflow:
     TAG = "pipeline.run"
 
     def __init__(self, run: str, folder: Path, settings: Mapping[str, Any], num_done: int) -> None:
-        client = self._client = importlib.import_module("mlflow").MlflowClient()  # no dependency of ours
+        client = self._client = importlib.import_module("mlflow").MlflowClient()  # requirements/optional.in
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         found = client.get_experiment_by_name(name)

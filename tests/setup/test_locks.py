@@ -18,7 +18,7 @@ def direct(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("-r")]
 
 
-@pytest.mark.parametrize("file", ["direct.in", "data.in", "cpu.in", "cuda.in"])
+@pytest.mark.parametrize("file", ["direct.in", "data.in", "cpu.in", "cuda.in", "optional.in"])
 def test_every_requirement_has_a_reason(file):
     unexplained = [
         line

@@ -2,7 +2,10 @@
 
 import importlib
 import logging
+import os
 import struct
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +21,9 @@ from stages import train
 from stages._training import availability
 from stages._training.flops import model_size, peak_flops
 from stages._training.trackers import Trackers
+from tests.setup.test_locks import direct
+
+ROOT = Path(__file__).parents[2]
 
 
 def row(step: int) -> dict:
@@ -91,15 +97,26 @@ def wandb_records(file: Path) -> Iterator[bytes]:
         start += 7 + length
 
 
-def test_mlflow(tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow")  # not in the lock: it would hold back what vLLM needs
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tmp_path.as_uri())
-    run_in_two_attempts("mlflow", tmp_path)
+@pytest.mark.slow
+def test_mlflow(tmp_path):
+    """In a process that finds it: it is in no lock."""
+    (wanted,) = (str(each) for each in direct("optional.in") if each.name == "mlflow-skinny")
+    packages, uv = tmp_path / "packages", Path(sys.prefix) / "bin" / "uv"
+    subprocess.run([uv, "pip", "install", "--quiet", "--target", packages, wanted], check=True)
+    settings = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_TRACKING_URI": (tmp_path / "runs").as_uri()}
+    environment = {**os.environ, **settings, "PYTHONPATH": f"{packages}{os.pathsep}{ROOT}"}
+    code = f"from tests.stages import test_trackers; test_trackers.use_mlflow({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def use_mlflow(folder: str) -> None:
+    mlflow = importlib.import_module("mlflow")
+    run_in_two_attempts("mlflow", Path(folder))
     client = mlflow.MlflowClient()
     (experiment,) = [each for each in client.search_experiments() if each.name == "nlora-pipeline"]
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED" and run.data.params["learning_rate"] == "0.1"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["learning_rate"] == "0.1"
     history = client.get_metric_history(run.info.run_id, "loss")
     assert Counter(each.step for each in history) == dict.fromkeys(range(1, 9), 1)
 
