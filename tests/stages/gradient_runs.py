@@ -19,6 +19,7 @@ def main(specs_file: str) -> None:
     partition_everything()
     for spec in specs:
         gradients.estimate(spec)
+    engines.leave_processes()
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def main(runs_file: str) -> None:
             go_on_from(Path(run["checkpoint"]), spec)
         comm.barrier()
         Loop(spec).run()
+    engines.leave_processes()
 
 
 def go_on_from(checkpoint: Path, spec: TrainSpec) -> None:
