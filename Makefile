@@ -5,7 +5,7 @@ export VENV
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart doctor test test-fast lint format benchmark lock test-packages
+.PHONY: help setup quickstart doctor test test-stages test-others test-fast lint format benchmark lock test-packages
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -20,7 +20,13 @@ doctor: setup ## what this machine can do, what is wrong, and how to mend it
 	@python -m pipeline doctor
 
 test: lint test-packages ## linters, types and all tests
-	python -m pytest
+	@$(MAKE) -j2 --output-sync=line test-stages test-others
+
+test-stages: # beside test-others, since both often wait for one process
+	python -m pytest tests/stages
+
+test-others:
+	python -m pytest --ignore=tests/stages
 
 test-fast: lint ## the same without the slow tests
 	python -m pytest -m "not slow"
