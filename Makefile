@@ -20,7 +20,7 @@ doctor: setup ## what this machine can do, what is wrong, and how to mend it
 	@python -m pipeline doctor
 
 test: lint test-packages ## linters, types and all tests
-	@$(MAKE) -j2 --output-sync=line test-stages test-others
+	@$(MAKE) -j2 test-stages test-others
 
 test-stages: # beside test-others, since both often wait for one process
 	python -m pytest tests/stages
