@@ -12,15 +12,16 @@ def content_digest(path: Path) -> str:
     What does not exist has the digest "missing": planning goes on, and preflight reports it.
     """
     if path.is_file():
-        return _file_digest(path)
+        return file_sha256(path)
     if not path.is_dir():
         return "missing"
     digest = hashlib.sha256()
     for file in sorted(item for item in path.rglob("*") if item.is_file()):
-        digest.update(f"{file.relative_to(path)}\0{_file_digest(file)}\0".encode())
+        digest.update(f"{file.relative_to(path)}\0{file_sha256(file)}\0".encode())
     return digest.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """64 hex digits of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

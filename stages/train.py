@@ -121,36 +121,6 @@ class Config(StrictModel):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _warmup_is_said_once(self) -> Self:
-        if self.warmup_steps is not None and self.warmup_ratio != type(self).model_fields["warmup_ratio"].default:
-            raise ValueError(
-                f"warmup_steps: found {self.warmup_steps} with warmup_ratio {self.warmup_ratio}, expected one of them; "
-                f"leave the other out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _best_is_looked_for(self) -> Self:
-        for name, is_on in (("early_stopping", self.early_stopping), ("result: best", self.result == "best")):
-            if is_on and self.evaluate_every_steps is None:
-                raise ValueError(f"{name}: found without evaluate_every_steps; say how often to evaluate")
-        return self
-
-    @model_validator(mode="after")
-    def _packing_is_possible(self) -> Self:
-        if self.packing and self.compile:
-            raise ValueError(
-                "compile: found with packing, whose rows are cut anew in every pass; leave one of them out"
-            )
-        if self.packing and self.group_by_length:
-            raise ValueError("group_by_length: found with packing, which leaves no padding to save; leave it out")
-        if self.pack_length and not self.packing:
-            raise ValueError(
-                f"pack_length: found {self.pack_length} without packing; add packing: true, or leave it out"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _fields_go_together(self) -> Self:
         if problems := list(contradictions(self)):
             raise ValueError("; ".join(problems))
@@ -203,13 +173,11 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
 def shown(config: Config, resources: Resources) -> dict[str, dict[str, Any]]:
     """DeepSpeed's configuration on this machine. Raises UserError for a batch that cannot be shared out."""
     from stages._training import layout
-    from stages._training.deepspeed_config import deepspeed_config
+    from stages._training.deepspeed_config import on_this_machine
 
-    num_processes = layout.num_processes(resources)
-    if problems := layout.problems(config, num_processes):
+    if problems := layout.problems(config, layout.num_processes(resources)):
         raise UserError(*problems)
-    shared = layout.layout(config, num_processes)
-    return {"deepspeed": deepspeed_config(config, shared, layout.device(resources), resources.offload_dir)}
+    return {"deepspeed": on_this_machine(config, resources)}
 
 
 def size_problems(

@@ -10,7 +10,6 @@ machine too. Standard library only: it starts before every training, and PyTorch
 import argparse
 import collections
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -21,6 +20,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from pipeline.content import file_sha256
 
 REPORT = b"\x1ereport "
 """How a line begins that is for the launcher and not for the log."""
@@ -171,7 +172,7 @@ def _pass_on(line: bytes) -> None:
 
 
 def sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+    return file_sha256(file) if file.exists() else ""
 
 
 def _num_killed_for_memory() -> int:

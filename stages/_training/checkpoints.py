@@ -5,7 +5,6 @@ every process's random state, what the method's part adds, and in sealed.json th
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ import torch
 from deepspeed import comm
 from safetensors.torch import load_file, save_file
 
+from pipeline.content import file_sha256
 from pipeline.errors import StepFailed
 from pipeline.strict import StrictModel
 from stages._training import rescaling
@@ -98,12 +98,11 @@ def resume(engine: Any, part: TrainingPart, root: Path) -> Position:
     if found is None:
         return Position()
     folder, seal = found
-    if seal.num_processes != comm.get_world_size():
-        _log.warning("%s: made by %d processes, loaded by %d", folder, seal.num_processes, comm.get_world_size())
-        load_weights(engine, part, folder)
-        return seal.position
     load_weights(engine, part, folder)
-    _restore_random_state(load_file(folder / f"random-{comm.get_rank()}.safetensors"))
+    if seal.num_processes == comm.get_world_size():
+        _restore_random_state(load_file(folder / f"random-{comm.get_rank()}.safetensors"))
+    else:
+        _log.warning("%s: made by %d processes, loaded by %d", folder, seal.num_processes, comm.get_world_size())
     return seal.position
 
 
@@ -184,10 +183,7 @@ def _seal(partial: Path, final: Path, position: Position, num_processes: int, ze
 
 def _sha256(file: Path) -> str:
     """Empty for a file that is gone."""
-    if not file.exists():
-        return ""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_sha256(file) if file.exists() else ""
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -54,6 +54,8 @@ _BELONGS_TO = {
 def contradictions(config: Config) -> Iterator[str]:
     """A line for each."""
     yield from _idle_fields(config)
+    yield from _schedule_problems(config)
+    yield from _packing_problems(config)
     yield from _stage_problems(config)
     yield from _combination_problems(config)
     yield from _raw_problems(config.deepspeed)
@@ -64,6 +66,28 @@ def _idle_fields(config: Config) -> Iterator[str]:
         found = getattr(config, field)
         if found not in values and getattr(config, name) != type(config).model_fields[name].default:
             yield f"{name}: found with {field}: {found}, where it means nothing; leave it out, or use {_list(values)}"
+
+
+def _schedule_problems(config: Config) -> Iterator[str]:
+    if config.warmup_steps is not None and config.warmup_ratio != type(config).model_fields["warmup_ratio"].default:
+        yield (
+            f"warmup_steps: found {config.warmup_steps} with warmup_ratio {config.warmup_ratio}, expected one of them; "
+            f"leave the other out"
+        )
+    for name, is_on in (("early_stopping", config.early_stopping), ("result: best", config.result == "best")):
+        if is_on and config.evaluate_every_steps is None:
+            yield f"{name}: found without evaluate_every_steps; say how often to evaluate"
+
+
+def _packing_problems(config: Config) -> Iterator[str]:
+    if config.packing and config.compile:
+        yield "compile: found with packing, whose rows are cut anew in every pass; leave one of them out"
+    if config.packing and config.group_by_length:
+        yield "group_by_length: found with packing, which leaves no padding to save; leave it out"
+    if config.packing and config.attention == "eager":
+        yield "attention: found eager with packing, whose rows are computed by sdpa or flash attention; leave one out"
+    if config.pack_length and not config.packing:
+        yield f"pack_length: found {config.pack_length} without packing; add packing: true, or leave it out"
 
 
 def _stage_problems(config: Config) -> Iterator[str]:
@@ -104,8 +128,6 @@ def _combination_problems(config: Config) -> Iterator[str]:
             "attention: found flash_attention_2 with dtype: float32, which it cannot compute in; use dtype bfloat16 or "
             "float16, or attention auto"
         )
-    if config.attention == "eager" and config.packing:
-        yield "attention: found eager with packing, whose rows are computed by sdpa or flash attention; leave one out"
     if config.loss_scale != "dynamic":
         for name in ("initial_loss_scale_power", "loss_scale_window"):
             if getattr(config, name) != type(config).model_fields[name].default:

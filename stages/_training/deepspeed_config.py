@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages._training.layout import Layout
+from pipeline.stage import Resources
+from stages._training import layout
 
 if TYPE_CHECKING:
     from stages.train import Config
@@ -23,7 +24,7 @@ ASYNC_IO = {"block_size": 1 << 20, "queue_depth": 32, "single_submit": False, "o
 """How files of offloaded tensors are read and written: https://www.deepspeed.ai/tutorials/deepnvme/ ."""
 
 
-def deepspeed_config(config: Config, shared: Layout, device: str, offload_dir: Path | None) -> dict[str, Any]:
+def deepspeed_config(config: Config, shared: layout.Layout, device: str, offload_dir: Path | None) -> dict[str, Any]:
     """What `deepspeed.initialize` gets. `device` is "cpu" or "cuda"; `offload_dir` is where `nvme` puts its files.
 
     The optimizer is none of its business: it is built by `optimizers` and handed over, so that it is the same function
@@ -47,6 +48,12 @@ def deepspeed_config(config: Config, shared: Layout, device: str, offload_dir: P
     if "nvme" in (config.offload_optimizer, config.offload_parameters):
         settings["aio"] = dict(ASYNC_IO)
     return merged(settings, config.deepspeed)
+
+
+def on_this_machine(config: Config, resources: Resources) -> dict[str, Any]:
+    """The same before there are workers, for a batch that can be shared out."""
+    shared = layout.layout(config, layout.num_processes(resources))
+    return deepspeed_config(config, shared, layout.device(resources), resources.offload_dir)
 
 
 def merged(settings: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:

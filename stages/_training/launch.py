@@ -31,7 +31,6 @@ STOP_SECONDS = 150.0
 OTHERS_SECONDS = 2.0
 """How long the other agents have to report what they saw, after the first one failed."""
 POLL_SECONDS = 0.1
-command = nodes.command
 
 
 def train(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

@@ -221,8 +221,7 @@ class Loop:
         else:
             end = self.evaluation.loss() if position.validation_loss is None else position.validation_loss
         engines.save(self.engine, self.part, self.spec)
-        memory = torch.tensor(float(peak_memory_bytes(self.spec.device)), dtype=torch.float64)
-        there = memory.to(self.engine.device)
-        comm.all_reduce(there)
+        memory = torch.tensor(peak_memory_bytes(self.spec.device), dtype=torch.float64, device=self.engine.device)
+        comm.all_reduce(memory)
         if self.is_first:
-            result.write(self.spec, self.engine.module, position, self.records, end, int(there))
+            result.write(self.spec, self.engine.module, position, self.records, end, int(memory))

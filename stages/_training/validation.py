@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.stage import Resources
 from stages._training import layout
-from stages._training.deepspeed_config import deepspeed_config
+from stages._training.deepspeed_config import on_this_machine
 
 if TYPE_CHECKING:
     from stages.train import Config
@@ -26,12 +26,10 @@ _ONE_AT_A_TIME = threading.Lock()
 
 def problems(config: Config, resources: Resources) -> list[str]:
     """DeepSpeed's complaint; none for a batch that cannot be shared out: that is a line already."""
-    num_processes = layout.num_processes(resources)
-    if layout.problems(config, num_processes):
+    if layout.problems(config, layout.num_processes(resources)):
         return []
-    device = layout.device(resources)
-    chosen = deepspeed_config(config, layout.layout(config, num_processes), device, resources.offload_dir)
-    return list(complaints(json.dumps(chosen, sort_keys=True), device))
+    chosen = on_this_machine(config, resources)
+    return list(complaints(json.dumps(chosen, sort_keys=True), layout.device(resources)))
 
 
 @functools.cache

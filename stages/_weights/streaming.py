@@ -11,12 +11,9 @@ from types import TracebackType
 import torch
 
 from pipeline.errors import UserError
+from stages._weights.matrix import TORCH_DTYPE
 
-DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPE.items()} | {
     torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",

@@ -88,7 +88,7 @@ def test_the_number_of_processes_is_per_node():
 
 
 def test_one_node_is_one_guarded_agent():
-    words = launch.command(Path("spec.json"), 2)
+    words = nodes.command(Path("spec.json"), 2)
     assert words[:3] == guarded(["x"])[:3]
     assert words[6:] == [sys.executable, "-m", "stages._training.agent", "--processes=2", nodes.WORKER, "spec.json"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.stage import Resources, Workspace
 from stages import init_adapter, merge, train
-from stages._training import launch
+from stages._training import launch, nodes
 from stages._training.spec import CHECKPOINTS_DIR, TrainSpec
 from stages.adapters import methods
 from tests.stages.conftest import artifact
@@ -100,7 +100,7 @@ def run_all(file: Path, todo: list[tuple[TrainSpec, Path | None]]) -> None:
     """Run them one after the other in the same two processes, from the start or from a checkpoint of another run."""
     runs = [{"spec": spec.model_dump_json(), "checkpoint": path and str(path)} for spec, path in todo]
     file.write_text(json.dumps(runs))
-    command = [*launch.command(file, 2)[:-2], "tests.stages.training_runs", str(file)]
+    command = [*nodes.command(file, 2)[:-2], "tests.stages.training_runs", str(file)]
     subprocess.run(command, env=launch.environment(todo[0][0]), check=True, timeout=900)
 
 

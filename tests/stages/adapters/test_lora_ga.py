@@ -20,7 +20,7 @@ from stages import init_adapter
 from stages._adaptation.probe import load_model
 from stages._adaptation.start import generator_for, start_one, targeted_weights
 from stages._peft.load import load_factors
-from stages._training import launch, requirements
+from stages._training import launch, nodes, requirements
 from stages._training.batches import Order, TokenFile
 from stages._training.spec import GRADIENTS_FILE
 from stages._weights import targets
@@ -180,7 +180,7 @@ def test_every_zero_stage_gives_the_gradient_of_one_process(tiny_model_dir, tiny
         )
     file = tmp_path / "specs.json"
     file.write_text(json.dumps([spec.model_dump_json() for spec in specs]))
-    command = [*launch.command(file, 2)[:-2], "tests.stages.gradient_runs", str(file)]
+    command = [*nodes.command(file, 2)[:-2], "tests.stages.gradient_runs", str(file)]
     subprocess.run(command, env=launch.environment(specs[0]), check=True, timeout=300)
     for spec in specs:
         assert_equal_gradients(spec.out / GRADIENTS_FILE, expected)
