@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -79,13 +79,20 @@ def _wait_for(condition: Callable[[], bool], run: "subprocess.Popen[str] | None"
 
 
 def _server_of(store: Path) -> psutil.Process:
-    """The vLLM server that serves a model of this store."""
+    """The vLLM server that serves a model of this store; on a busy machine one list of processes may lack it."""
+    for _ in range(50):
+        if found := next(_servers_of(store), None):
+            return found
+        time.sleep(0.1)
+    raise AssertionError("no server")
+
+
+def _servers_of(store: Path) -> Iterator[psutil.Process]:
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         is_server = words[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
         if is_server and any(word.startswith(str(store)) for word in words):
-            return process
-    raise AssertionError("no server")
+            yield process
 
 
 def _rows(store: Path) -> list[str]:
