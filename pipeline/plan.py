@@ -83,6 +83,7 @@ def workflow() -> Any:
     answer_owners(recipe)       fingerprints of the models and endpoints whose answers may be in the store
     SCORING                     names of the stages that score stored answers, without a model
     TRAINING                    names of the stages that `evaluate` never runs
+    KINDS                       stage -> the kind of work it is (prepare, train, ...), for cluster profiles
     """
     return importlib.import_module(f"{stages_package()}.workflow")
 

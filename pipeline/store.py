@@ -4,6 +4,7 @@
     STORE/<stage>/<fingerprint>.partial/   work in progress, kept over a crash so that the stage resumes in it
     STORE/answers/<fingerprint>/           answers of the model with that fingerprint, a file for each step that asked
     STORE/trackers/                        what TensorBoard, wandb and MLflow keep of trainings
+    STORE/submissions/                     what was handed to Slurm (`pipeline.slurm.submission`)
     STORE/logs/, STORE/locks/, STORE/runs/, STORE/cache/
 
 Fingerprints are shortened to 16 hex digits in names; the manifest holds all 64.
@@ -22,7 +23,7 @@ from pipeline.errors import StepFailed
 from pipeline.lock import Lock
 
 ANSWERS = "answers"
-_RESERVED = {ANSWERS, "trackers", "logs", "locks", "runs", "cache"}
+_RESERVED = {ANSWERS, "trackers", "logs", "locks", "runs", "cache", "submissions"}
 _PARTIAL = ".partial"
 
 

@@ -17,12 +17,27 @@ from stages.init_adapter import num_trainable, target_problems
 from stages.report import Config as Report
 from stages.train import size_problems
 
-__all__ = ["SCORING", "TRAINING", "Recipe", "answer_owners", "problems", "servable", "steps"]
+__all__ = ["KINDS", "SCORING", "TRAINING", "Recipe", "answer_owners", "problems", "servable", "steps"]
 
 SCORING = frozenset({"score"})
 """Stages that score stored answers, without a model."""
 TRAINING = frozenset({"train"})
 """Stages that `evaluate` never runs."""
+KINDS = {
+    "prepare_model": "prepare",
+    "prepare_data": "prepare",
+    "decontaminate": "prepare",
+    "tokenize": "prepare",
+    "init_adapter": "init",
+    "train": "train",
+    "merge": "merge",
+    "export_adapter": "merge",
+    "generate": "evaluate",
+    "judge": "judge",
+    "score": "score",
+    "report": "report",
+}
+"""Stage -> the kind of work it is, for which a cluster's profile says what a job gets."""
 
 
 def steps(recipe: Recipe) -> list[Step]:

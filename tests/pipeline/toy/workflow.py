@@ -13,6 +13,7 @@ from tests.pipeline.toy.server import Config as Server
 
 SCORING = frozenset({"count"})
 TRAINING = frozenset({"number"})
+KINDS = {"number": "prepare", "ask": "evaluate", "count": "score", "add": "report"}
 
 
 class Question(StrictModel):
