@@ -1,11 +1,10 @@
 """What was handed to Slurm, as the store remembers it.
 
-    STORE/submissions/<id>/submission.json      jobs, their tasks and Slurm's numbers; written by `submit` alone
-    STORE/submissions/<id>/recipes.json         the recipe as it was then (`pipeline.plan.frozen`): later edits do not count
-    STORE/submissions/<id>/<job>.sh             the script
-    STORE/submissions/<id>/<job>-<task>.log     what the job wrote; all starts of it
-    STORE/submissions/<id>/<job>-<task>.jsonl   its events; each file has one writer, since appending from several machines
-                                                is not safe on network file systems
+STORE/submissions/<id>/submission.json      jobs, their tasks and Slurm's numbers; written by `submit` alone
+STORE/submissions/<id>/recipes.json         the recipe as it was then (`pipeline.plan.frozen`)
+STORE/submissions/<id>/<job>.sh             the script
+STORE/submissions/<id>/<job>-<task>.log     what the job wrote; all starts of it
+STORE/submissions/<id>/<job>-<task>.jsonl   its events; one writer each, as network file systems want it
 """
 
 import json
@@ -85,10 +84,12 @@ class Event(StrictModel):
 
 
 def folder(store: Store, submission_id: str) -> Path:
+    """Everything of one submission."""
     return store.root / FOLDER / submission_id
 
 
 def log_file(store: Store, submission_id: str, job: str, task: int) -> Path:
+    """What a task writes, from its first start to its last."""
     return folder(store, submission_id) / f"{job}-{task}.log"
 
 
