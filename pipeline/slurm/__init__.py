@@ -1,1 +1,1 @@
-"""Runs as Slurm batch jobs: cluster profile, jobs from a plan, their scripts, their record in the store, their state."""
+"""Runs as Slurm batch jobs: cluster profile, jobs from a plan, their scripts, their record and state."""
