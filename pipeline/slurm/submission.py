@@ -41,6 +41,8 @@ class Job(StrictModel):
     """Names of jobs of this submission that must have succeeded, all tasks of them."""
     after_corresponding: list[str] = []
     """Names of arrays of as many tasks: task i waits for their tasks i."""
+    signal_seconds: int = 120
+    """How long before its time limit Slurm sends SIGUSR2."""
     job_id: int | None = None
     """Slurm's number; None until it was submitted."""
 
@@ -59,6 +61,8 @@ class Submission(StrictModel):
     cluster: Path
     """The profile it was submitted with, for messages."""
     submitted_at: str
+    max_timeouts_without_progress: int = 3
+    """After so many in a row a task gives up."""
     jobs: list[Job]
 
     def find(self, job: str) -> Job:
@@ -79,6 +83,8 @@ class Event(StrictModel):
     exit_code: int | None = None
     reason: str = ""
     """One line for the user."""
+    is_timeout: bool = False
+    """Whether the time limit, and nobody, asked it to stop."""
     progress: float | None = None
     """Of a stop: a number that grows with what is saved; None where nothing can be told."""
 
