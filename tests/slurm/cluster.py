@@ -91,7 +91,10 @@ class Cluster:
         return self.folder / "slurm.conf"
 
     def configure(self, min_job_age: int = 300) -> None:
-        """Write the configuration; a cluster that runs reads it anew. An ended job is forgotten after that age, in seconds."""
+        """Write the configuration; a cluster that runs reads it anew.
+
+        `min_job_age`: seconds after which an ended job is forgotten.
+        """
         values = {"user": getpass.getuser(), "cpus": CPUS, "memory": self._memory_mib, "min_job_age": min_job_age}
         self.conf.write_text(
             SETTINGS.format(

@@ -13,7 +13,7 @@ def test_two_nodes_run_one_command_and_a_batch_job_comes_back_after_a_crash(clus
     script = tmp_path / "a job.sh"
     script.write_text(f"#!/bin/bash\necho start $SLURM_RESTART_COUNT >>'{tmp_path}/starts'\nsleep 1000\n")
     job = cluster.ask("sbatch", "--parsable", "--nodelist=n1", f"--output={tmp_path}/log", str(script))
-    cluster.wait(lambda: (tmp_path / "starts").exists(), "the job runs")
+    cluster.wait((tmp_path / "starts").exists, "the job runs")
     cluster.crash_node("n1")
     cluster.wait(lambda: cluster.state(job) in ("PENDING", "REQUEUED"), "the node is found to be down", 30)
     cluster.start_node("n1")
