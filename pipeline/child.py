@@ -21,6 +21,8 @@ from pipeline.stage import Resources, Workspace, load_stage
 from pipeline.store import Store, damage, seal
 from pipeline.strict import StrictModel
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
 
 class Order(StrictModel):
     """What a child is asked to do."""
@@ -38,7 +40,7 @@ class Order(StrictModel):
 def main() -> int:
     """Do the order on standard input; the exit code."""
     order = Order.model_validate_json(sys.stdin.buffer.read())
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+    for number in STOP_SIGNALS:
         signal.signal(number, _raise_stopped)
     try:
         perform(order)
@@ -149,7 +151,14 @@ class MemorySampler:
 
 
 def _raise_stopped(number: int, _frame: FrameType | None) -> None:
+    """The first time only: a scheduler signals every process, and what is being saved then must not be interrupted."""
+    for handled in STOP_SIGNALS:
+        signal.signal(handled, _do_nothing)
     raise Stopped(f"stopped by {signal.Signals(number).name}; a rerun resumes")
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """Not SIG_IGN, which programs that are started from here would inherit."""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Run a command that cannot outlive whoever started it: `python guard.py [PARENT_PID] -- COMMAND...`
 
 The guard is its own session. It kills every process below it, however deep and in whatever group, as soon as
-its parent dies (even by SIGKILL) or the command ends. A first SIGTERM or SIGINT, and every SIGUSR2, is handed on to the
-command; a second SIGTERM kills at once. Exit code: the command's, or 128 + the signal that ended it.
+its parent dies (even by SIGKILL) or the command ends. The first SIGTERM or SIGINT, and every SIGUSR2, is handed on to the
+command; SIGQUIT kills at once. (A second SIGTERM does not: a scheduler sends one to every process, besides the one that
+its parent sends.) Exit code: the command's, or 128 + the signal that ended it.
 
 It is started for every step: so -I -S, the standard library only, and of that only what loads in a moment.
 """
@@ -80,11 +81,15 @@ def main(arguments: list[str]) -> int:
 
     def stop(number: int, _frame: object) -> None:
         nonlocal asked_to_stop
-        if asked_to_stop or os.getppid() != parent:
-            _kill_descendants()
-            os._exit(128 + number)
-        asked_to_stop = True
-        hand_on(signal.SIGTERM, None)
+        if os.getppid() != parent:
+            kill(number, None)
+        if not asked_to_stop:
+            asked_to_stop = True
+            hand_on(signal.SIGTERM, None)
+
+    def kill(number: int, _frame: object) -> None:
+        _kill_descendants()
+        os._exit(128 + number)
 
     def hand_on(number: int, _frame: object) -> None:
         if child:
@@ -93,6 +98,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGUSR2, hand_on)
+    signal.signal(signal.SIGQUIT, kill)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the line above took effect
         return 128 + signal.SIGTERM

@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -67,7 +68,7 @@ class Process:
         """Ask it to stop, kill it and everything below it after the grace; the exit code."""
         self.ask_to_stop()
         if self.poll(grace_seconds) is None:
-            self._process.terminate()  # the guard kills its whole tree at the second time
+            self._process.send_signal(signal.SIGQUIT)  # the guard kills its whole tree
         return self._process.wait(timeout=10.0)
 
     def log_tail(self, lines: int = 15) -> str:

@@ -17,10 +17,10 @@ def reasons(step: Step, store: Store, recorded: dict[str, str]) -> list[str]:
     that differs least. Empty when there is nothing to compare with.
     """
     old = _previous(step, store, recorded)
-    return list(_differences(old, _identity(step))) if old else []
+    return list(differences(old, identity(step))) if old else []
 
 
-def _identity(step: Step) -> dict[str, Any]:
+def identity(step: Step) -> dict[str, Any]:
     """A step in the shape of a manifest."""
     inputs = {
         role: f"{value.stage}/{value.fingerprint}" if isinstance(value, Step)
@@ -41,11 +41,12 @@ def _previous(step: Step, store: Store, recorded: dict[str, str]) -> dict[str, A
     if recorded_path.exists():
         return json.loads(recorded_path.read_text())
     manifests = [json.loads(path.read_text()) for path in (store.root / step.stage).glob(f"*/{MANIFEST}")]
-    now = _identity(step)
-    return min(manifests, key=lambda manifest: len(list(_differences(manifest, now))), default=None)
+    now = identity(step)
+    return min(manifests, key=lambda manifest: len(list(differences(manifest, now))), default=None)
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """One line for each, of two manifests or identities."""
     if old["version"] != new["version"]:
         yield f"stage version: {old['version']} -> {new['version']}"
     config = list(_leaf_differences("config", old["config"], new["config"]))

@@ -9,13 +9,16 @@ STORE/submissions/<id>/<job>-<task>.jsonl   its events; one writer each, as netw
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from pipeline.step import Step
 from pipeline.store import Store
 from pipeline.strict import StrictModel
+from pipeline.why import identity
 
 FOLDER = "submissions"
 
@@ -26,6 +29,8 @@ class Piece(StrictModel):
     name: str
     stage: str
     fingerprint: str
+    identity: dict[str, Any] = {}
+    """What the fingerprint was made of (`pipeline.why.identity`)."""
 
 
 class Job(StrictModel):
@@ -89,6 +94,11 @@ class Event(StrictModel):
     """Of a stop: a number that grows with what is saved; None where nothing can be told."""
 
 
+def piece(step: Step) -> Piece:
+    """The record of a step."""
+    return Piece(name=step.name, stage=step.stage, fingerprint=step.fingerprint, identity=identity(step))
+
+
 def folder(store: Store, submission_id: str) -> Path:
     """Everything of one submission."""
     return store.root / FOLDER / submission_id
@@ -135,6 +145,14 @@ def events(store: Store, submission_id: str, job: str, task: int) -> list[Event]
     path = _events_file(store, submission_id, job, task)
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [Event.model_validate_json(line) for line in lines if line.endswith("\n") and _is_whole(line)]
+
+
+def submit_command(store: Store, submission: Submission) -> str:
+    """The command that continues it, ready to paste."""
+    words = ["python", "-m", "pipeline", "submit", str(submission.recipe), "--cluster", str(submission.cluster)]
+    for override in submission.overrides:
+        words += ["--set", override]
+    return shlex.join([*words, "--store", str(store.root)])
 
 
 def now() -> str:

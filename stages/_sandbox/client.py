@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -95,9 +96,9 @@ class Server:
         self._start()
 
     def _stop(self) -> None:
-        """The guard kills everything below it at the second request."""
+        """The guard kills everything below it."""
         while self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGQUIT)
             try:
                 self._process.wait(timeout=0.2)
             except subprocess.TimeoutExpired:

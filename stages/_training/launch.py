@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -170,9 +171,11 @@ class Agent:
         return list(self._reports)
 
     def kill(self) -> None:
-        """End it if it still runs: the guard kills its whole tree at the second SIGTERM."""
+        """End it if it still runs: asked first, then its guard kills its whole tree."""
+        number = signal.SIGTERM
         while self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(number)
+            number = signal.SIGQUIT
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=1.0)
         self._reader.join(timeout=OTHERS_SECONDS)

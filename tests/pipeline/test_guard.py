@@ -24,7 +24,7 @@ def test_what_the_command_leaves_behind_is_killed(tmp_path):
     assert not _alive(int((tmp_path / "pid").read_text()))
 
 
-def test_a_stop_is_handed_on_and_a_second_one_kills(tmp_path):
+def test_a_stop_is_handed_on_once_and_sigquit_kills(tmp_path):
     script = f"trap 'echo asked >> {tmp_path}/log' TERM; touch {tmp_path}/ready; while true; do sleep 0.05; done"
     process = subprocess.Popen(guarded(["sh", "-c", script]))
     _wait_for((tmp_path / "ready").exists)
@@ -32,7 +32,10 @@ def test_a_stop_is_handed_on_and_a_second_one_kills(tmp_path):
     _wait_for((tmp_path / "log").exists)
     assert process.poll() is None
     process.terminate()
-    assert process.wait(timeout=10) == 128 + signal.SIGTERM
+    time.sleep(0.2)
+    assert process.poll() is None and (tmp_path / "log").read_text() == "asked\n"
+    process.send_signal(signal.SIGQUIT)
+    assert process.wait(timeout=10) == 128 + signal.SIGQUIT
 
 
 def test_it_dies_with_its_parent(tmp_path):

@@ -39,5 +39,5 @@ def test_who_does_not_stop_is_killed(tmp_path):
     process = Process([sys.executable, "-c", code], tmp_path / "log")
     while "ready" not in process.log_tail():
         assert process.poll(0.05) is None
-    assert process.stop(grace_seconds=0.5) == 128 + signal.SIGTERM
+    assert process.stop(grace_seconds=0.5) == 128 + signal.SIGQUIT
     process.close()

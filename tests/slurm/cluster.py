@@ -226,9 +226,9 @@ def is_slurms(name: str) -> bool:
 
 
 def stop_at_once(guard: subprocess.Popen[bytes]) -> None:
-    """The guard kills everything below it at the second SIGTERM."""
+    """The guard kills everything below it."""
     while guard.poll() is None:
-        guard.send_signal(signal.SIGTERM)
+        guard.send_signal(signal.SIGQUIT)
         try:
             guard.wait(timeout=0.1)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,106 @@
+"""What Slurm knows of jobs now: those that wait, those that run, and for some minutes (MinJobAge) those that ended."""
+
+import shutil
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline.errors import PipelineError
+
+PATIENCE_SECONDS = 20.0
+"""How long slurmctld may take to answer."""
+
+_FIELDS = (
+    "ArrayJobID", "ArrayTaskID", "State", "Reason", "NodeList", "SubmitTime", "EligibleTime", "StartTime", "EndTime",
+    "RestartCnt", "PreemptTime", "exit_code",
+)  # fmt: skip
+_SEPARATOR = "|"
+"""In none of these fields."""
+
+
+class Silent(PipelineError):
+    """Slurm cannot be asked from here, or did not answer."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One job, or one task of an array; times are in seconds since the epoch."""
+
+    job_id: int
+    """Of the array, for one of its tasks."""
+    task: int
+    """0 for what is no array."""
+    state: str
+    """Slurm's word, such as PENDING; https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES."""
+    reason: str
+    """Slurm's word for why it waits or what ended it, such as Priority; "None" if there is none."""
+    nodes: str
+    submitted: float | None
+    eligible: float | None
+    started: float | None
+    """Of one that waits: when Slurm expects to start it."""
+    ends: float | None
+    """At the latest, of one that runs; when it did, of one that ended."""
+    restarts: int
+    is_preempted: bool
+    exit_code: int
+
+
+def ask(job_ids: Collection[int]) -> list[Entry]:
+    """What Slurm knows of these jobs; those that it has forgotten are left out. Raises Silent."""
+    if not job_ids:
+        return []
+    fields = ",".join(f"{field}:{_SEPARATOR}" for field in _FIELDS)
+    jobs = ",".join(map(str, sorted(job_ids)))
+    answer = _run(["squeue", "--noheader", "--array", "--states=all", f"--jobs={jobs}", f"--Format={fields}"])
+    return [entry for line in answer.splitlines() if (entry := _parse(line))]
+
+
+def _run(words: list[str]) -> str:
+    """What a command of Slurm's says. Raises Silent with one line."""
+    if not shutil.which(words[0]):
+        raise Silent(f"Slurm: found no {words[0]} on this machine, so only what the store knows is shown")
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise Silent(f"Slurm: {words[0]} got no answer within {PATIENCE_SECONDS:.0f} s; try again later") from None
+    if done.returncode and "Invalid job id" not in done.stderr:  # it has forgotten the only one that was asked for
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise Silent(f"Slurm: {words[0]} cannot ask: {said[-1]}")
+    return done.stdout
+
+
+def _parse(line: str) -> Entry | None:
+    """None for a line of another form, which a plug-in of the site may have printed."""
+    values = dict(zip(_FIELDS, map(str.strip, line.split(_SEPARATOR)), strict=False))
+    if len(values) < len(_FIELDS) or not values["ArrayJobID"].isdigit():
+        return None
+    return Entry(
+        job_id=int(values["ArrayJobID"]),
+        task=int(values["ArrayTaskID"]) if values["ArrayTaskID"].isdigit() else 0,
+        state=values["State"],
+        reason=values["Reason"],
+        nodes=values["NodeList"],
+        submitted=_time(values["SubmitTime"]),
+        eligible=_time(values["EligibleTime"]),
+        started=_time(values["StartTime"]),
+        ends=_time(values["EndTime"]),
+        restarts=int(values["RestartCnt"] or 0),
+        is_preempted=_time(values["PreemptTime"]) is not None,
+        exit_code=_exit_code(values["exit_code"]),
+    )
+
+
+def _time(text: str) -> float | None:
+    """Slurm writes the local time; what is not known is `N/A`, `None` or `Unknown`."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+
+
+def _exit_code(text: str) -> int:
+    """As a shell says it: of a status as wait(2) has it, 128 and the signal for one that was killed."""
+    status = int(text) if text.isdigit() else 0
+    return 128 + (status & 0x7F) if status & 0x7F else status >> 8
