@@ -2,8 +2,8 @@
 
 The guard is its own session. It kills every process below it, however deep and in whatever group, as soon as
 its parent dies (even by SIGKILL) or the command ends. The first SIGTERM or SIGINT, and every SIGUSR2, is handed on to
-the command; SIGQUIT kills at once. (A second SIGTERM does not: a scheduler sends one to every process, besides the one that
-its parent sends.) Exit code: the command's, or 128 + the signal that ended it.
+the command; SIGQUIT kills at once. (A second SIGTERM does not: a scheduler sends one to every process, besides the
+one that its parent sends.) Exit code: the command's, or 128 + the signal that ended it.
 
 It is started for every step: so -I -S, the standard library only, and of that only what loads in a moment.
 """
