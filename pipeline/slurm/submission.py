@@ -46,6 +46,8 @@ class Job(StrictModel):
     """Names of jobs of this submission that must have succeeded, all tasks of them."""
     after_corresponding: list[str] = []
     """Names of arrays of as many tasks: task i waits for their tasks i."""
+    after_tasks: dict[str, list[int]] = {}
+    """Name of an array: those of its tasks that must have succeeded."""
     signal_seconds: int = 120
     """How long before its time limit Slurm sends SIGUSR2."""
     job_id: int | None = None

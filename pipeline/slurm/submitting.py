@@ -1,0 +1,210 @@
+"""Hand a plan's jobs to Slurm: refuse what cannot go well, then submit all of them or none."""
+
+import importlib
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import StepFailed, UserError
+from pipeline.plan import Plan
+from pipeline.slurm import sbatch, script, submission
+from pipeline.slurm.jobs import arrange, slug
+from pipeline.slurm.profile import Profile
+from pipeline.slurm.script import Batch
+from pipeline.slurm.submission import Job, Piece, Submission
+from pipeline.step import Step
+from pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user wants submitted, from which files."""
+
+    plan: Plan
+    pending: list[Step]
+    recipe: Path
+    overrides: list[str]
+    cluster: Path
+    profile: Profile
+    store: Store
+
+
+def prepare(order: Order, submission_id: str) -> Batch:
+    """The jobs and all that their scripts are made of. Raises UserError for work that cannot be submitted."""
+    _refuse_hosts(order.pending)
+    _refuse_unfinished_inputs(order)
+    made = Submission(
+        id=submission_id,
+        recipe=order.recipe.absolute(),
+        overrides=order.overrides,
+        cluster=order.cluster.absolute(),
+        submitted_at=submission.now(),
+        max_timeouts_without_progress=order.profile.max_timeouts_without_progress,
+        jobs=[
+            job.model_copy(update={"signal_seconds": order.profile.options(job.kind).signal_seconds})
+            for job in arrange(order.pending, sbatch.max_array_size())
+        ],
+    )
+    return Batch(made, order.store, order.profile, order.plan.name)
+
+
+def new_id(plan: Plan) -> str:
+    """Sorted by time, told apart by recipe, never twice."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{slug(plan.name)}-{secrets.token_hex(2)}"
+
+
+def commands(batch: Batch) -> list[tuple[Job, list[str]]]:
+    """The calls of sbatch, with names of jobs where the numbers are not known yet."""
+    names = {job.name: f"<{job.name}>" for job in batch.submission.jobs}
+    return [(job, sbatch.command(job, script_file(batch, job), names)) for job in batch.submission.jobs]
+
+
+def script_file(batch: Batch, job: Job) -> Path:
+    """Where its script is kept."""
+    return submission.folder(batch.store, batch.submission.id) / f"{job.name}.sh"
+
+
+def submit(order: Order, batch: Batch, told: Callable[[Job], None]) -> None:
+    """All jobs or none. Raises UserError with Slurm's reasons, StepFailed when it changes its mind on the way."""
+    folder = submission.folder(batch.store, batch.submission.id)
+    try:
+        _write(order, batch, folder)
+        _refuse_what_slurm_refuses(order, batch)
+    except OSError as error:
+        raise UserError(
+            f"store {batch.store.root}: cannot be written ({error.strerror}); name another with --store DIR"
+        ) from None
+    except UserError:
+        shutil.rmtree(folder)
+        raise
+    _submit(batch, told)
+
+
+def _refuse_hosts(pending: Sequence[Step]) -> None:
+    """Slurm says on which machines a job runs."""
+    if any(step.resources.nodes for step in pending):
+        raise UserError(
+            "resources.nodes: found names of machines, expected none with `submit`, since Slurm chooses them; leave it "
+            "out, and say how many in the profile: kinds.train.nodes"
+        )
+
+
+def _refuse_unfinished_inputs(order: Order) -> None:
+    todo = {step.fingerprint for step in order.pending}
+    missing = {
+        needed.name: step.name
+        for step in order.pending
+        for needed in step.all_dependencies()
+        if needed.fingerprint not in todo and not order.store.is_sealed(needed.stage, needed.fingerprint)
+    }
+    if missing:
+        lines = (
+            f"step {name}: is not done yet and {needs} needs it; submit it, too" for name, needs in missing.items()
+        )
+        raise UserError(*lines)
+
+
+def refuse_work_in_progress(order: Order, cancel_command: str) -> None:
+    """Raises UserError for steps that a job will do or does, or another run does now.
+
+    `cancel_command` cancels what was submitted of the recipe.
+    """
+    wanted = {step.fingerprint for step in order.pending}
+    problems, queued = [], set[str]()
+    for record, job, pieces in _queued(order.store, wanted):
+        queued |= {piece.fingerprint for piece in pieces}
+        names = ", ".join(piece.name for piece in pieces)
+        problems.append(
+            f"{names}: job {job.job_id} ({job.name}) of the submission {record.id} does that already; wait for it, or "
+            f"cancel it first: {cancel_command}"
+        )
+    for step in order.pending:
+        lock = order.store.lock(step.stage, step.fingerprint)
+        if step.fingerprint not in queued and lock.is_held():
+            holder = lock.holder() or {}
+            where = f"process {holder.get('pid', '?')} on {holder.get('host', 'another machine')}"
+            problems.append(f"{step.name}: {where} does that now; wait for it, or stop it first")
+    if problems:
+        raise UserError(*problems)
+
+
+def _queued(store: Store, wanted: set[str]) -> Iterator[tuple[Submission, Job, list[Piece]]]:
+    """Jobs that Slurm has in its queue, with those of the wanted pieces that their tasks there do."""
+    records = [(record, job) for record in submission.all_of(store) for job in record.jobs if job.job_id is not None]
+    records = [(record, job) for record, job in records if wanted & {p.fingerprint for task in job.tasks for p in task}]
+    alive = sbatch.alive([job.job_id for _, job in records if job.job_id is not None]) if records else {}
+    for record, job in records:
+        tasks = (task for number, task in enumerate(job.tasks) if (job.job_id, number) in alive)
+        if pieces := [piece for task in tasks for piece in task if piece.fingerprint in wanted]:
+            yield record, job, pieces
+
+
+def _write(order: Order, batch: Batch, folder: Path) -> None:
+    """Everything that jobs read, before the first of them can start."""
+    frozen = importlib.import_module("pipeline.plan").frozen
+
+    folder.mkdir(parents=True)
+    (folder / "recipes.json").write_text(json.dumps(frozen(order.plan), indent=1))
+    for job in batch.submission.jobs:
+        script_file(batch, job).write_text(script.render(batch, job))
+    submission.write(batch.store, batch.submission)
+
+
+def _refuse_what_slurm_refuses(order: Order, batch: Batch) -> None:
+    """Every job's options, of which equal ones are asked about once."""
+    reasons: dict[str, list[str]] = {}
+    for job in batch.submission.jobs:
+        try:
+            sbatch.check(script_file(batch, job))
+        except sbatch.Refused as refused:
+            reasons.setdefault(str(refused), []).append(job.kind)
+    if reasons:
+        raise UserError(*(_explained(order, reason, kinds) for reason, kinds in reasons.items()))
+
+
+_FIELDS = {
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "reservation": "reservation",
+    "feature": "constraint",
+    "time": "time",
+    "array": "max_array_tasks",
+    "gres": "gpus_per_node",
+}
+"""Words in Slurm's messages -> the profile's field that is meant."""
+
+
+def _explained(order: Order, reason: str, kinds: Sequence[str]) -> str:
+    options = order.profile.options(kinds[0])
+    if "node configuration" in reason:
+        fields = ["partition", "nodes", "cpus_per_task", "memory", "gpus_per_node", "constraint"]
+    else:
+        fields = [field for word, field in _FIELDS.items() if word in reason.lower()]
+    found = ", ".join(f"{field}: {value}" for field in fields if (value := getattr(options, field, None)) is not None)
+    where = f"{order.cluster}: {', '.join(dict.fromkeys(kinds))}"
+    return f"{where}: {found + ': ' if found else ''}Slurm refuses it: {reason}"
+
+
+def _submit(batch: Batch, told: Callable[[Job], None]) -> None:
+    """One by one, each number on disk at once; takes all back if one is refused, or the user has enough."""
+    jobs, ids = list(batch.submission.jobs), dict[str, int]()
+    try:
+        for index, job in enumerate(jobs):
+            ids[job.name] = sbatch.submit(sbatch.command(job, script_file(batch, job), ids))
+            jobs[index] = job.model_copy(update={"job_id": ids[job.name]})
+            submission.write(batch.store, batch.submission.model_copy(update={"jobs": jobs}))
+            told(jobs[index])
+    except (sbatch.Refused, KeyboardInterrupt, OSError) as error:
+        taken_back = ", ".join(map(str, ids.values())) or "none"
+        sbatch.cancel(list(ids.values()))
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        failed = jobs[len(ids)].name
+        raise StepFailed(
+            f"job {failed}: could not be submitted: {error}; cancelled those submitted before: {taken_back}"
+        ) from None
