@@ -40,9 +40,12 @@ def describe() -> dict[str, Any]:
 
 
 def cpu_count() -> int:
-    """Cores this process may use: its affinity mask, and the CPU quota of its control groups rounded up."""
+    """Cores this process may use: its affinity mask, the CPU quota of its control groups rounded up, what Slurm gave.
+
+    Not every Slurm holds a job to its cores, but the others belong to other jobs.
+    """
     allowed = len(os.sched_getaffinity(0))
-    quotas = [*_cpu_quotas_v2(), *_cpu_quotas_v1()]
+    quotas = [*_cpu_quotas_v2(), *_cpu_quotas_v1(), *_cpus_of_slurm()]
     return max(1, min([allowed, *(math.ceil(quota) for quota in quotas)]))
 
 
@@ -150,6 +153,13 @@ def _cpu_quotas_v1() -> Iterator[float]:
         quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
         if quota.isdigit() and period.isdigit():
             yield int(quota) / int(period)
+
+
+def _cpus_of_slurm() -> Iterator[int]:
+    """Of the job on this node: https://slurm.schedmd.com/sbatch.html, output environment variables."""
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if given.isdigit():
+        yield int(given)
 
 
 def _groups(controller: str, root: Path) -> list[Path]:

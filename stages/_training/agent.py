@@ -3,38 +3,30 @@
     python -m stages._training.agent [--nodes N --master HOST:PORT ...] --processes P MODULE FILE
 
 Each process runs `python -m MODULE FILE` with the variables of torch.distributed's "env://". What they print is passed
-on; how the first one that failed ended is one more line (`report`), which arrives from a full disk and from another
+on; how the first one that failed ended is one more line (`reports`), which arrives from a full disk and from another
 machine too. Standard library only: it starts before every training, and PyTorch's own launcher takes seconds to load.
 """
 
 import argparse
 import collections
 import contextlib
-import json
+import fcntl
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from pipeline.content import file_sha256
+from stages._training import reports
 
-REPORT = b"\x1ereport "
-"""How a line begins that is for the launcher and not for the log."""
 TAIL_LINES = 15
+_SIOCGIFADDR = 0x8915  # linux/sockios.h
 _HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-_output = threading.Lock()
-
-
-def report(**fields: Any) -> None:
-    """Tell the launcher, as one line on standard output."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    _pass_on(b"\n" + REPORT + json.dumps(fields).encode() + b"\n")
 
 
 def reserve_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
@@ -63,8 +55,8 @@ class Rank:
     def _read(self) -> None:
         assert self.process.stdout
         for line in self.process.stdout:
-            _pass_on(line)
-            if not line.startswith(REPORT) and line.strip():
+            reports.pass_on(line)
+            if reports.MARK not in line and line.strip():
                 self.tail.append(line.decode(errors="replace").rstrip())
 
 
@@ -74,14 +66,18 @@ class Agent:
     def __init__(self, options: argparse.Namespace) -> None:
         self._port = None if options.master else reserve_port()
         master = options.master or f"127.0.0.1:{self._port.getsockname()[1] if self._port else 0}"
+        host, _, port = master.rpartition(":")
+        host = host or os.environ["SLURM_LAUNCH_NODE_IPADDR"]
         self._environment = {
             **os.environ,
-            "MASTER_ADDR": master.rpartition(":")[0],
-            "MASTER_PORT": master.rpartition(":")[2],
+            "MASTER_ADDR": host,
+            "MASTER_PORT": port,
+            **({"GLOO_SOCKET_IFNAME": name} if options.nodes > 1 and (name := _interface_towards(host)) else {}),
             "WORLD_SIZE": str(options.nodes * options.processes),
             "LOCAL_WORLD_SIZE": str(options.processes),
         }
         self._command = [sys.executable, "-m", options.module, options.file]
+        self._linger_seconds = options.linger
         self._first, self._num_processes = _node_rank(options) * options.processes, options.processes
         self._alive: dict[int, Rank] = {}
 
@@ -103,15 +99,16 @@ class Agent:
             ended.reader.join(timeout=2.0)
             if code:
                 self.kill()
-                report(
+                reports.write(
                     rank=ended.rank,
-                    host=socket.gethostname(),
+                    host=reports.node(),
                     code=code,
                     ended_at=ended_at,
                     peak_memory_bytes=usage.ru_maxrss * 1024,
                     killed_for_memory=code == -signal.SIGKILL and _num_killed_for_memory() > num_killed,
                     tail=list(ended.tail),
                 )
+                time.sleep(self._linger_seconds)
                 return 1
         return 0
 
@@ -138,7 +135,7 @@ def main(arguments: list[str]) -> int:
     """Be the agent of this node."""
     options = _parser().parse_args(arguments)
     if options.sha256 and sha256(Path(options.file)) != options.sha256:
-        report(not_shared=options.file, host=socket.gethostname(), ended_at=0.0)
+        reports.write(not_shared=options.file, host=reports.node(), ended_at=0.0)
         return 1
     agent = Agent(options)
     if options.end_with_input:
@@ -151,9 +148,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--node-rank", type=int, help="0 is where the launcher runs; under srun, Slurm's")
     parser.add_argument("--processes", type=int, required=True, help="on this node")
-    parser.add_argument("--master", help="host:port on which rank 0 will listen; by default on the loopback interface")
+    parser.add_argument("--master", help="host:port on which rank 0 will listen; :port is where srun was started")
     parser.add_argument("--sha256", help="of FILE, which all nodes must see")
     parser.add_argument("--end-with-input", action="store_true")
+    parser.add_argument("--linger", type=float, default=0.0, help="seconds to wait after a failure was reported")
     parser.add_argument("module")
     parser.add_argument("file")
     return parser
@@ -165,10 +163,24 @@ def _node_rank(options: argparse.Namespace) -> int:
     return options.node_rank or 0
 
 
-def _pass_on(line: bytes) -> None:
-    with _output:
-        while line:
-            line = line[os.write(1, line) :]
+def _interface_towards(host: str) -> str | None:
+    """The network interface by which this node reaches another; None where it cannot be told, or the user has.
+
+    Gloo would take that of this machine's name, which may be the loopback interface:
+    https://docs.pytorch.org/docs/stable/distributed.html#choosing-the-network-interface-to-use
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return None
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                request = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+                if socket.inet_ntoa(answer[20:24]) == own:
+                    return name
+    return None
 
 
 def sha256(file: Path) -> str:

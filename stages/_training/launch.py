@@ -18,8 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.errors import StepFailed, Stopped
 from pipeline.stage import Resources, Workspace
-from stages._training import layout, nodes, trouble
-from stages._training.agent import REPORT
+from stages._training import layout, nodes, reports, trouble
 from stages._training.spec import RESULT_FILE, SPEC_FILE, STOP_FILE, GradientSpec, TrainSpec, WorkerSpec
 from stages.adapters.gradient import Estimate
 from stages.train import Config
@@ -60,7 +59,7 @@ def run_workers(stage: str, spec: WorkerSpec, resources: Resources, stop_seconds
     agents = [Agent(each, environ) for each in commands]
     try:
         _wait(agents, out, stop_seconds)
-        reports = [report for each in agents for report in each.reports_until_now()]
+        told = [report for each in agents for report in each.reports_until_now()]
         failed = [each for each in agents if each.process.poll()]
         silent = [each.ending for each in failed if not each.reports_until_now()]
     finally:
@@ -69,7 +68,9 @@ def run_workers(stage: str, spec: WorkerSpec, resources: Resources, stop_seconds
         if meeting:
             meeting[0].close()
     if failed:
-        trouble.explain(stage, spec, reports, silent)
+        trouble.explain(stage, spec, told, silent)
+    if not (out / RESULT_FILE).exists() and (out / STOP_FILE).exists():
+        raise Stopped("the workers were asked to stop and saved where they are; a rerun resumes")
     if not (out / RESULT_FILE).exists():
         raise StepFailed(f"{stage}: the workers ended without a result; their last lines are in the log")
     return dict(json.loads((out / RESULT_FILE).read_text()))
@@ -150,7 +151,7 @@ class Agent:
 
     def __init__(self, command: nodes.Command, environ: dict[str, str]) -> None:
         self.name = command.name
-        self._reports: list[dict[str, Any]] = []
+        self._reports = reports.Reader()
         self._tail: collections.deque[str] = collections.deque(maxlen=5)
         self.process = subprocess.Popen(
             command.words, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -168,7 +169,7 @@ class Agent:
         """All of an agent that ended; what is killed afterwards reports no cause."""
         if self.process.poll() is not None:
             self._reader.join(timeout=OTHERS_SECONDS)
-        return list(self._reports)
+        return list(self._reports.reports)
 
     def kill(self) -> None:
         """End it if it still runs: asked first, then its guard kills its whole tree."""
@@ -187,9 +188,7 @@ class Agent:
         output: IO[bytes] | None = self.process.stdout
         assert output
         for line in output:
-            if line.startswith(REPORT):
-                self._reports.append(json.loads(line.removeprefix(REPORT)))
-            elif line.strip():
+            if not self._reports.is_report(line) and line.strip():
                 os.write(1, line)
                 self._tail.append(line.decode(errors="replace").rstrip())
 

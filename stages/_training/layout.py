@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +38,12 @@ def num_nodes(resources: Resources, environment: Mapping[str, str] = os.environ)
     if resources.nodes is not None:
         return len(resources.nodes)
     return int(environment.get("SLURM_JOB_NUM_NODES", "1"))
+
+
+def cores_per_node(environment: Mapping[str, str]) -> int | None:
+    """CPUs that a Slurm allocation has on each node at least, from a list like "8(x2),4"; None outside of one."""
+    counts = re.findall(r"(?:^|,)(\d+)", environment.get("SLURM_JOB_CPUS_PER_NODE", ""))
+    return min(map(int, counts)) if counts else None
 
 
 def processes_here(resources: Resources) -> int:

@@ -89,6 +89,8 @@ class Loop:
             is_stopped, position = self._steps_from(position)
             if not is_stopped:
                 self._finish(position)
+            elif self.is_first:
+                (self.out / STOP_FILE).touch()  # it may have been asked by a signal that the launcher did not get
         finally:
             self.records.close()
 

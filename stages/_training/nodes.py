@@ -18,6 +18,8 @@ from stages._training import agent, layout
 
 WORKER = "stages._training.worker"
 PROJECT = Path(__file__).parents[2]
+LINGER_SECONDS = 1.0
+"""How long an agent that failed waits for what the others have to say, before srun ends them all because of it."""
 _HANDED_TO_SSH = (
     "PATH",
     "LD_LIBRARY_PATH",
@@ -51,7 +53,8 @@ def commands(
 ) -> list[Command]:
     """One command for every node, or one for all: a function of its arguments and the spec's content alone.
 
-    `master` is where rank 0 will listen, host:port; None for a single node. `environment` is what the workers get.
+    `master` is where rank 0 will listen, host:port, or :port in a Slurm allocation; None for a single node.
+    `environment` is what the workers get.
     """
     if master is None:
         return [Command(command(spec_file, layout.processes_per_node(resources)), "this node")]
@@ -64,7 +67,8 @@ def commands(
     ]
     work = [WORKER, str(spec_file)]
     if resources.nodes is None:
-        words = [*_srun(num_nodes, environment), *_agent(), *options, "--end-with-input", *work]
+        ending = ["--end-with-input", f"--linger={LINGER_SECONDS}"]
+        words = [*_srun(num_nodes, environment), *_agent(), *options, *ending, *work]
         return [Command(guarded(words), f"srun on {num_nodes} nodes")]
     found = []
     for number, host in enumerate(resources.nodes):
@@ -82,8 +86,9 @@ def reserve_master(resources: Resources, environment: Mapping[str, str]) -> tupl
     """
     if layout.num_nodes(resources, environment) == 1:
         return None
-    host = resources.nodes[0] if resources.nodes else socket.gethostname()
-    host = "127.0.0.1" if host in layout.LOOPBACK else host
+    if resources.nodes is None:
+        return _reserve_for_srun(resources, environment)
+    host = "127.0.0.1" if resources.nodes[0] in layout.LOOPBACK else resources.nodes[0]
     try:
         reserved = agent.reserve_port(host, resources.rendezvous_port or 0)
     except OSError as error:
@@ -94,15 +99,38 @@ def reserve_master(resources: Resources, environment: Mapping[str, str]) -> tupl
     return reserved, f"{host}:{reserved.getsockname()[1]}"
 
 
+def _reserve_for_srun(resources: Resources, environment: Mapping[str, str]) -> tuple[socket.socket, str]:
+    """The same in a Slurm allocation. Without a host: each agent knows the address by which srun reached its node."""
+    if environment.get("SLURM_NODEID") != "0":
+        raise UserError(
+            f"training on the {environment['SLURM_JOB_NUM_NODES']} nodes of a Slurm allocation: found this process on "
+            f"{socket.gethostname()}, expected it on the first of them; start it by sbatch, or below "
+            f"`srun --nodes=1 --overlap`, or take an allocation of one node"
+        )
+    try:
+        reserved = agent.reserve_port("", resources.rendezvous_port or 0)
+    except OSError as error:
+        raise UserError(
+            f"resources.rendezvous_port: cannot listen on port {resources.rendezvous_port}: {error.strerror}; "
+            f"leave it out for a free one"
+        ) from None
+    return reserved, f":{reserved.getsockname()[1]}"
+
+
 def _agent() -> list[str]:
     return [sys.executable, "-m", "stages._training.agent"]
 
 
 def _srun(num_nodes: int, environment: Mapping[str, str]) -> list[str]:
-    """One task a node; a task gets one core unless told: https://slurm.schedmd.com/srun.html, --cpus-per-task."""
-    words = ["srun", f"--nodes={num_nodes}", f"--ntasks={num_nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-    cores = environment.get("SLURM_CPUS_PER_TASK")
-    return [*words, *([f"--cpus-per-task={cores}"] if cores else []), f"--chdir={PROJECT}"]
+    """One task a node, with all that the job has there, and this environment whatever sbatch was told of it.
+
+    A task gets one core unless told; a step waits for what other steps hold, such as a shell's, unless it may overlap:
+    https://slurm.schedmd.com/srun.html
+    """
+    words = ["srun", f"--nodes={num_nodes}", f"--ntasks={num_nodes}", "--ntasks-per-node=1"]
+    cores = layout.cores_per_node(environment)
+    cores_option = [f"--cpus-per-task={cores}"] if cores else []
+    return [*words, *cores_option, "--overlap", "--export=ALL", "--kill-on-bad-exit=1", f"--chdir={PROJECT}"]
 
 
 def _ssh(host: str, words: list[str], environment: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from pipeline.errors import PipelineError, UserError
-from stages._training.agent import report
+from stages._training import reports
 from stages._training.spec import GradientSpec, TrainSpec
 
 
@@ -24,7 +24,7 @@ def main(spec_file: str) -> int:
         work(spec)
         leave_processes()
     except PipelineError as error:
-        report(message=str(error), is_users=isinstance(error, UserError))
+        reports.write(message=str(error), is_users=isinstance(error, UserError))
     except Exception as error:  # noqa: BLE001  whatever it is, the others wait for this process
         traceback.print_exc()
         _report_trouble(spec, error)
@@ -50,9 +50,9 @@ def _report_trouble(spec: TrainSpec | GradientSpec, error: Exception) -> None:
     from stages._training.failures import disk_failure, memory_failure, peak_memory_bytes
 
     if asked := memory_failure(error):
-        report(out_of_memory=asked, peak_memory_bytes=peak_memory_bytes(spec.device))
+        reports.write(out_of_memory=asked, peak_memory_bytes=peak_memory_bytes(spec.device))
     elif full := disk_failure(error):
-        report(disk_full=full)
+        reports.write(disk_full=full)
 
 
 if __name__ == "__main__":

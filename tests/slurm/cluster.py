@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import psutil
 
 from pipeline.guard import guarded
 
+ROOT = Path(__file__).parents[2]
 NODES = ("n1", "n2")
 CPUS = 4
 """Of each node, whatever the machine has: toy jobs need little."""
@@ -126,8 +128,29 @@ class Cluster:
 
     def state(self, job: str | int) -> str:
         """PENDING, RUNNING, COMPLETED, ...; empty if Slurm has forgotten it."""
-        fields = self.ask("scontrol", "show", "job", "--oneliner", str(job), check=False).split()
-        return next((field.partition("=")[2] for field in fields if field.startswith("JobState=")), "")
+        return self.field(job, "JobState")
+
+    def exit_code(self, job: str | int) -> int:
+        """Of an ended job's script."""
+        return int(self.field(job, "ExitCode").partition(":")[0])
+
+    def field(self, job: str | int, name: str) -> str:
+        """What `scontrol show job` says; empty if it does not."""
+        words = self.ask("scontrol", "show", "job", "--oneliner", str(job), check=False).split()
+        return next((word.partition("=")[2] for word in words if word.startswith(f"{name}=")), "")
+
+    def python_job(self, arguments: str, log: Path, *options: str) -> str:
+        """Submit this interpreter with `arguments`, as a shell reads them, in the place of the script; the job's id."""
+        script = f"#!/bin/bash\nexec '{sys.executable}' {arguments}\n"
+        words = ["sbatch", "--parsable", f"--chdir={ROOT}", f"--output={log}", "--open-mode=append", *options]
+        environment = {**self.environment(), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(words, input=script, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def log(self, file: Path) -> str:
+        """What a job wrote."""
+        return file.read_text(errors="replace") if file.exists() else f"no {file}\n{self.tails()}"
 
     def wait(self, what: Callable[[], object], why: str, seconds: float = 60.0) -> None:
         """Until it is true. Raises AssertionError with the queue and the daemons' last lines after `seconds`."""

@@ -1,20 +1,41 @@
 """The test cluster is what the other tests take it for."""
 
+import subprocess
+import sys
+import time
+
+import psutil
 import pytest
 
-from tests.slurm.cluster import NODES
+from tests.slurm.cluster import NODES, ROOT, running
 
 pytestmark = pytest.mark.slow
 
 
-def test_two_nodes_run_one_command_and_a_batch_job_comes_back_after_a_crash(cluster, tmp_path):
-    said = cluster.ask("srun", "--nodes=2", "--ntasks=2", "printenv", "SLURMD_NODENAME")
-    assert sorted(said.split()) == list(NODES)
-    script = tmp_path / "a job.sh"
-    script.write_text(f"#!/bin/bash\necho start $SLURM_RESTART_COUNT >>'{tmp_path}/starts'\nsleep 1000\n")
-    job = cluster.ask("sbatch", "--parsable", "--nodelist=n1", f"--output={tmp_path}/log", str(script))
-    cluster.wait((tmp_path / "starts").exists, "the job runs")
-    cluster.crash_node("n1")
-    cluster.wait(lambda: cluster.state(job) in ("PENDING", "REQUEUED"), "the node is found to be down", 30)
-    cluster.start_node("n1")
-    cluster.wait(lambda: (tmp_path / "starts").read_text() == "start\nstart 1\n", "the job runs again", 30)
+def test_two_clusters_run_side_by_side_and_two_nodes_run_one_command(cluster):
+    with running() as other:
+        for each in (cluster, other):
+            said = each.ask("srun", "--nodes=2", "--ntasks=2", "printenv", "SLURMD_NODENAME", "SLURM_CONF")
+            assert sorted(said.split()) == sorted([*NODES, str(each.conf), str(each.conf)])
+    assert not processes_of(str(other.folder)) and not other.folder.exists()
+
+
+def test_nothing_outlives_tests_that_were_killed():
+    script = "from tests.slurm.cluster import running\nwith running() as it: print(it.folder, flush=True); input()"
+    command = [sys.executable, "-c", script]
+    tests = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert tests.stdout and tests.stdin
+    folder = tests.stdout.readline().strip()
+    assert len(processes_of(folder)) >= 4
+    tests.kill()
+    tests.communicate()
+    deadline = time.monotonic() + 10
+    while processes_of(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def processes_of(folder: str) -> list[psutil.Process]:
+    return [
+        each for each in psutil.process_iter(["cmdline"]) if any(folder in word for word in each.info["cmdline"] or [])
+    ]

@@ -115,15 +115,17 @@ def test_in_an_allocation_of_several_nodes_srun_starts_the_agents(tmp_path, monk
     file = tmp_path / "spec.json"
     file.write_text("{}")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
-    environment = {"SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_PER_TASK": "8"}
-    (only,) = nodes.commands(file, Resources(device="cpu", num_processes=4), environment, "n1:1234")
+    environment = {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_CPUS_PER_NODE": "8(x2),4"}
+    (only,) = nodes.commands(file, Resources(device="cpu", num_processes=4), environment, ":1234")
     *srun, python = only.words[6 : only.words.index("-m")]
-    golden = "srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=8"
+    golden = (
+        "srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --cpus-per-task=4 --overlap --export=ALL --kill-on-bad-exit=1"
+    )
     assert srun == [*golden.split(), f"--chdir={nodes.PROJECT}"]
     assert python == sys.executable
     agents = only.words[only.words.index("-m") + 1 :]
-    assert agents[:4] == ["stages._training.agent", "--nodes=3", "--processes=4", "--master=n1:1234"]
-    assert agents[5:] == ["--end-with-input", nodes.WORKER, str(file)]
+    assert agents[:4] == ["stages._training.agent", "--nodes=3", "--processes=4", "--master=:1234"]
+    assert agents[5:] == ["--end-with-input", "--linger=1.0", nodes.WORKER, str(file)]
 
 
 def test_a_reserved_port_is_nobody_elses_but_rank_0_can_listen():
