@@ -1,6 +1,7 @@
 """The plan of a recipe: its steps in an order of execution, equal work once, each with its state in the store."""
 
 import importlib
+import json
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -94,6 +95,28 @@ def load(path: Path, overrides: list[str], track: str | None = None) -> Plan:
     recipe = recipes.load(path, module.Recipe, overrides)
     recipe = _only(recipe, track, path) if track is not None else recipe
     return replace(arrange(recipe.name, module.steps(recipe)), recipe=recipe)
+
+
+def frozen(plan: Plan) -> dict[str, Any]:
+    """The plan's recipe as JSON can hold it: what later edits of its file do not change. Files count as they are then.
+
+    Raises UserError for a recipe that does not come back from it as it was.
+    """
+    value = {"recipe": plan.recipe.model_dump(mode="json", exclude_unset=True)}
+    if _identities(thaw(value)) != _identities(plan):
+        raise UserError(f"{plan.name}: this recipe cannot be kept for later: its steps would not be the same")
+    return value
+
+
+def thaw(value: dict[str, Any]) -> Plan:
+    """The plan that was frozen, made anew: with the stages and files as they are now."""
+    module = workflow()
+    recipe = module.Recipe.model_validate_json(json.dumps(value["recipe"]))
+    return replace(arrange(recipe.name, module.steps(recipe)), recipe=recipe)
+
+
+def _identities(plan: Plan) -> list[tuple[str, str]]:
+    return [(step.name, step.fingerprint) for step in plan.steps]
 
 
 def _only(recipe: Any, track: str, path: Path) -> Any:

@@ -1,5 +1,6 @@
 """The recipes we ship, and the one the README shows."""
 
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,17 @@ def test_it_plans_offline_and_its_name_is_its_files(path: Path):
     planned = plan.load(path, [])
     assert planned.name == path.stem
     assert planned.steps[-1].name == "report"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_can_be_kept_for_a_batch_job(path: Path, monkeypatch: pytest.MonkeyPatch):
+    planned = plan.load(path, ["resources.num_threads=1"])
+    kept = json.loads(json.dumps(plan.frozen(planned)))
+    monkeypatch.chdir("/")
+    again = plan.thaw(kept)
+    assert [(step.name, step.fingerprint) for step in again.steps] == [(s.name, s.fingerprint) for s in planned.steps]
+    assert again.recipe == planned.recipe and again.recipe.model_fields_set == planned.recipe.model_fields_set
+    assert again.aliases.keys() == planned.aliases.keys()
 
 
 def test_the_readmes_examples_are_recipes(tmp_path: Path):
