@@ -4,7 +4,7 @@ import time
 from typing import Literal
 
 from pipeline.artifact import Artifact
-from pipeline.errors import StepFailed
+from pipeline.errors import StepFailed, Stopped
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 
@@ -14,6 +14,8 @@ VERSION = 1
 class Config(StrictModel):
     value: int
     pause_seconds: float = 0.0
+    save_seconds: float | None = None
+    """Asked to stop, it saves in so many seconds how far it is, and goes on from there; None: it begins anew."""
 
 
 class Export(StrictModel):
@@ -34,12 +36,24 @@ def run(config: Config, _inputs: Inputs, out: Workspace, _resources: Resources) 
     with attempts.open("a") as file:
         file.write("attempt\n")
     (out / ".scratch").write_text("not part of the artifact")
-    deadline = time.monotonic() + config.pause_seconds
-    while (left := deadline - time.monotonic()) > 0:
-        out.progress(config.pause_seconds - left, config.pause_seconds, left=left)
-        time.sleep(min(left, 0.1))
+    _pause(config, out)
     (out / "number.txt").write_text(str(config.value))
     return {"value": config.value, "attempts": len(attempts.read_text().splitlines())}
+
+
+def _pause(config: Config, out: Workspace) -> None:
+    saved = out / ".saved"
+    left = config.pause_seconds - (float(saved.read_text()) if saved.exists() else 0.0)
+    deadline = time.monotonic() + left
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            out.progress(config.pause_seconds - left, config.pause_seconds, left=left)
+            time.sleep(min(left, 0.1))
+    except Stopped:
+        if config.save_seconds is not None:
+            time.sleep(config.save_seconds)
+            saved.write_text(str(config.pause_seconds - left))
+        raise
 
 
 def export(

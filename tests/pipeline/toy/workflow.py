@@ -31,6 +31,7 @@ class Track(StrictModel):
 
     value: int = Field(ge=0)
     pause_seconds: float = 0.0
+    save_seconds: float | None = None
     ask: bool = False
     """Ask two questions."""
     questions: dict[str, Question] = {}
@@ -74,7 +75,11 @@ def steps(recipe: Recipe) -> list[Step]:
 
 def _numbers(recipe: Recipe) -> dict[str, Step]:
     return {
-        name: Step("number", number.Config(value=track.value, pause_seconds=track.pause_seconds), name=f"{name}/number")
+        name: Step(
+            "number",
+            number.Config(value=track.value, pause_seconds=track.pause_seconds, save_seconds=track.save_seconds),
+            name=f"{name}/number",
+        )
         for name, track in recipe.tracks.items()
     }
 
