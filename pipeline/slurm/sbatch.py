@@ -17,8 +17,6 @@ from pipeline.slurm.submission import Job
 PATIENCE_SECONDS = 120
 _OUT_OF_ORDER = ("down", "drain", "fail", "unk", "power", "reboot")
 """https://slurm.schedmd.com/sinfo.html, node state codes; `*` is one that does not answer."""
-_AT_ONCE = 200
-"""Job numbers on one command line."""
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS"}
 DEFAULT_MAX_ARRAY_SIZE = 1001
 """https://slurm.schedmd.com/slurm.conf.html, MaxArraySize."""
@@ -83,23 +81,6 @@ def cancel(ids: Sequence[int]) -> None:
     """All of these. Raises Refused."""
     if ids:
         _ask(["scancel", *map(str, ids)])
-
-
-def alive(ids: Sequence[int]) -> dict[tuple[int, int], str]:
-    """Job and task -> PENDING, RUNNING, ... of those of these jobs that Slurm still has in its queue."""
-    found: dict[tuple[int, int], str] = {}
-    for start in range(0, len(ids), _AT_ONCE):
-        some = ",".join(map(str, ids[start : start + _AT_ONCE]))
-        try:
-            answer = _ask(["squeue", "--noheader", "--array", "--format=%F %K %T", f"--jobs={some}"])
-        except Refused as refused:
-            if "Invalid job id" in str(refused):  # it says so of a single one that it has forgotten
-                continue
-            raise
-        for line in answer.splitlines():
-            job, task, state = line.split()
-            found[int(job), int(task) if task.isdigit() else 0] = state
-    return found
 
 
 def _are_nodes_down() -> bool:

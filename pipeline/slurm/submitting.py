@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import StepFailed, UserError
 from pipeline.plan import Plan
-from pipeline.slurm import sbatch, script, submission
+from pipeline.slurm import queue, sbatch, script, submission
 from pipeline.slurm.jobs import arrange, slug
 from pipeline.slurm.profile import Profile
 from pipeline.slurm.script import Batch
@@ -35,6 +35,7 @@ class Order:
 
 def prepare(order: Order, submission_id: str) -> Batch:
     """The jobs and all that their scripts are made of. Raises UserError for work that cannot be submitted."""
+    _refuse_store(order.store.root)
     _refuse_hosts(order.pending)
     _refuse_unfinished_inputs(order)
     made = Submission(
@@ -82,6 +83,12 @@ def submit(order: Order, batch: Batch, told: Callable[[Job], None]) -> None:
         shutil.rmtree(folder)
         raise
     _submit(batch, told)
+
+
+def _refuse_store(root: Path) -> None:
+    """In the name of a log file sbatch takes a backslash for its own: https://slurm.schedmd.com/sbatch.html."""
+    if "\\" in str(root) or not str(root).isprintable():
+        raise UserError(f"store {str(root)!r}: found a backslash or a line break; name another with --store DIR")
 
 
 def _refuse_hosts(pending: Sequence[Step]) -> None:
@@ -132,11 +139,18 @@ def refuse_work_in_progress(order: Order, cancel_command: str) -> None:
         raise UserError(*problems)
 
 
+_OVER = frozenset(
+    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
+)
+"""States of jobs that do no more: https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES."""
+
+
 def _queued(store: Store, wanted: set[str]) -> Iterator[tuple[Submission, Job, list[Piece]]]:
     """Jobs that Slurm has in its queue, with those of the wanted pieces that their tasks there do."""
     records = [(record, job) for record in submission.all_of(store) for job in record.jobs if job.job_id is not None]
     records = [(record, job) for record, job in records if wanted & {p.fingerprint for task in job.tasks for p in task}]
-    alive = sbatch.alive([job.job_id for _, job in records if job.job_id is not None]) if records else {}
+    entries = queue.ask([job.job_id for _, job in records if job.job_id is not None])
+    alive = {(entry.job_id, entry.task) for entry in entries if entry.state not in _OVER}
     for record, job in records:
         tasks = (task for number, task in enumerate(job.tasks) if (job.job_id, number) in alive)
         if pieces := [piece for task in tasks for piece in task if piece.fingerprint in wanted]:
