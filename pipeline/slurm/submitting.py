@@ -1,6 +1,5 @@
 """Hand a plan's jobs to Slurm: refuse what cannot go well, then submit all of them or none."""
 
-import importlib
 import json
 import secrets
 import shutil
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import StepFailed, UserError
-from pipeline.plan import Plan
+from pipeline.plan import Plan, frozen
 from pipeline.slurm import queue, sbatch, script, submission
 from pipeline.slurm.jobs import arrange, slug
 from pipeline.slurm.profile import Profile
@@ -159,8 +158,6 @@ def _queued(store: Store, wanted: set[str]) -> Iterator[tuple[Submission, Job, l
 
 def _write(order: Order, batch: Batch, folder: Path) -> None:
     """Everything that jobs read, before the first of them can start."""
-    frozen = importlib.import_module("pipeline.plan").frozen
-
     folder.mkdir(parents=True)
     (folder / "recipes.json").write_text(json.dumps(frozen(order.plan), indent=1))
     for job in batch.submission.jobs:

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import plan as plans
 from pipeline.errors import UserError
-from pipeline.slurm import submission, submitting
+from pipeline.slurm import script, submission, submitting
 from pipeline.slurm.profile import Profile
 from pipeline.slurm.script import Batch
 from pipeline.store import Store
@@ -87,7 +87,7 @@ def batch(tmp_path: Path, profile: dict[str, Any], recipe: str = "name: toy\ntra
 def written(made: Batch) -> Path:
     """The script of its first job."""
     file = submitting.script_file(made, made.submission.jobs[0])
-    file.write_text(submitting.script.render(made, made.submission.jobs[0]))
+    file.write_text(script.render(made, made.submission.jobs[0]))
     return file
 
 
@@ -101,7 +101,7 @@ def program(tmp_path: Path, body: str, name: str = "python") -> str:
     return str(folder / name)
 
 
-def start(script: Path, tmp_path: Path, **environment: str) -> "subprocess.Popen[str]":
+def start(file: Path, tmp_path: Path, **environment: str) -> "subprocess.Popen[str]":
     """As slurmd does, with an scontrol that writes down what it is asked."""
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
@@ -109,12 +109,12 @@ def start(script: Path, tmp_path: Path, **environment: str) -> "subprocess.Popen
     (tools / "scontrol").chmod(0o755)
     variables = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", **environment}
     return subprocess.Popen(
-        ["bash", str(script)], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["bash", str(file)], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def run(script: Path, tmp_path: Path, **environment: str) -> tuple[int, str]:
-    process = start(script, tmp_path, **environment)
+def run(file: Path, tmp_path: Path, **environment: str) -> tuple[int, str]:
+    process = start(file, tmp_path, **environment)
     output, _ = process.communicate(timeout=30)
     return process.returncode, output
 
