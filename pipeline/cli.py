@@ -11,6 +11,8 @@ import sys
 COMMANDS = {
     "run": "run a recipe: every step that is not cached",
     "submit": "hand a recipe to Slurm: every step that is not cached",
+    "logs": "show what a step wrote, and its job",
+    "cancel": "take back what was submitted for a recipe",
     "evaluate": "ask, score and report what is trained already; --rescore needs no model",
     "serve": "serve a finished model for people to talk to",
     "plan": "show the steps of a recipe and what is cached, stale or missing",

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.guard import guarded
+from pipeline.tail import last_lines
 
 GRACE_SECONDS = 180.0
 """How long a stopped process may take to save its work before it is killed."""
-LONGEST_LINE = 500
-"""Characters of a line in an error message; the log has all of them."""
 
 
 class Process:
@@ -72,12 +71,8 @@ class Process:
         return self._process.wait(timeout=10.0)
 
     def log_tail(self, lines: int = 15) -> str:
-        """The last lines of what this process wrote, none of them longer than a terminal is patient."""
-        with self.log.open("rb") as file:
-            file.seek(max(self.log_start, self.log.stat().st_size - 16_384))
-            text = file.read().decode(errors="replace")
-        last = text.replace("\r", "\n").rstrip().splitlines()[-lines:]
-        return "\n".join(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..." for line in last)
+        """The last lines of what this process wrote."""
+        return "\n".join(last_lines(self.log, lines, self.log_start))
 
     def close(self) -> None:
         """Give back its descriptors."""

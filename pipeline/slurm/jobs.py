@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from pipeline.plan import workflow
-from pipeline.slurm.submission import Job, Piece
+from pipeline.slurm.submission import Job, piece
 from pipeline.step import Step
 
 MAX_NAME = 60
@@ -139,10 +139,7 @@ def _as_job(job: Planned) -> Job:
     return Job(
         name=job.name,
         kind=job.tasks[0].kind,
-        tasks=[
-            [Piece(name=step.name, stage=step.stage, fingerprint=step.fingerprint) for step in task.steps]
-            for task in job.tasks
-        ],
+        tasks=[[piece(step) for step in task.steps] for task in job.tasks],
         after=sorted(after),
         after_corresponding=sorted(corresponding),
         after_tasks=dict(sorted(after_tasks.items())),

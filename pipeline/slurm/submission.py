@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.errors import UserError
+from pipeline.slurm import FOLDER
 from pipeline.step import Step
 from pipeline.store import Store
 from pipeline.strict import StrictModel
 from pipeline.why import identity
-
-FOLDER = "submissions"
 
 
 class Piece(StrictModel):
@@ -129,9 +129,12 @@ def write(store: Store, submission: Submission) -> None:
 
 
 def all_of(store: Store) -> Iterator[Submission]:
-    """Every submission of this store, the oldest first."""
+    """Every submission of this store, the oldest first. Raises UserError for one that cannot be read."""
     for path in sorted((store.root / FOLDER).glob("*/submission.json")):
-        yield Submission.model_validate_json(path.read_text())
+        try:
+            yield Submission.model_validate_json(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: is damaged or of another version ({error}); move its folder away") from None
 
 
 def record(store: Store, submission_id: str, job: str, task: int, event: Event) -> None:

@@ -3,7 +3,8 @@
 import signal
 import sys
 
-from pipeline.process import LONGEST_LINE, Process
+from pipeline.process import Process
+from pipeline.tail import LONGEST_LINE
 
 
 def test_the_end_of_a_log_is_of_this_process_and_of_readable_length(tmp_path):
