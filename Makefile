@@ -49,4 +49,4 @@ lock: setup ## compile requirements/*.lock anew from the .in files; newer versio
 	requirements/lock.sh $(UPGRADE)
 
 test-packages: # Debian packages that the tests drive
-	@requirements/debian.sh chromium sbatch=slurm-wlm munged=munge
+	@requirements/debian.sh chromium sbatch=slurm-wlm munged=munge shellcheck

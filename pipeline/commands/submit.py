@@ -47,7 +47,8 @@ def main(arguments: argparse.Namespace) -> int:
     arguments.store = arguments.store or profile.store or Path(os.environ.get("PIPELINE_STORE", "store"))
     order = _order(arguments, profile)
     if not order.pending:
-        print(f"nothing to do: all of {order.plan.name} that was asked for is cached")
+        num_chosen = len(_choose(order.plan, arguments))
+        print(f"nothing to do: all {num_chosen} steps asked for of {order.plan.name} are cached")
         return 0
     batch = submitting.prepare(order, "dry-run" if arguments.dry_run else submitting.new_id(order.plan))
     if arguments.dry_run:

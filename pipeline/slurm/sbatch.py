@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.slurm.submission import Job
 
 PATIENCE_SECONDS = 120
+_OPENING = re.compile(r"^(s\w+: )?((error|fatal): )?(allocation failure: |Batch job submission failed: )?")
 _OUT_OF_ORDER = ("down", "drain", "fail", "unk", "power", "reboot")
 """https://slurm.schedmd.com/sinfo.html, node state codes; `*` is one that does not answer."""
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS"}
@@ -109,6 +110,6 @@ def _ask(words: Sequence[str]) -> str:
 
 def _reason(text: str) -> str:
     """The last thing it said, without its own name: earlier lines say the same in other words."""
-    lines = [re.sub(r"^(s\w+: )?((error|fatal): )?", "", line).strip() for line in text.splitlines()]
+    lines = [_OPENING.sub("", line).strip() for line in text.splitlines()]
     told = [line for line in lines if line and not line.startswith("Try ")]
     return told[-1] if told else ""

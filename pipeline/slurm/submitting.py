@@ -196,9 +196,16 @@ def _explained(order: Order, reason: str, kinds: Sequence[str]) -> str:
         fields = ["partition", "nodes", "cpus_per_task", "memory", "gpus_per_node", "constraint"]
     else:
         fields = [field for word, field in _FIELDS.items() if word in reason.lower()]
-    found = ", ".join(f"{field}: {value}" for field in fields if (value := getattr(options, field, None)) is not None)
+    if "option" in reason:
+        fields = ["options"]
+    values = {field: getattr(options, field, None) for field in fields}
+    found = ", ".join(f"{field}: {_shown(value)}" for field, value in values.items() if value is not None)
     where = f"{order.cluster}: {', '.join(dict.fromkeys(kinds))}"
     return f"{where}: {found + ': ' if found else ''}Slurm refuses it: {reason}"
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _submit(batch: Batch, told: Callable[[Job], None]) -> None:

@@ -78,6 +78,7 @@ def _numbers(recipe: Recipe) -> dict[str, Step]:
         name: Step(
             "number",
             number.Config(value=track.value, pause_seconds=track.pause_seconds, save_seconds=track.save_seconds),
+            resources=recipe.resources,
             name=f"{name}/number",
         )
         for name, track in recipe.tracks.items()
