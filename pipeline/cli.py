@@ -15,6 +15,7 @@ COMMANDS = {
     "cancel": "take back what was submitted for a recipe",
     "evaluate": "ask, score and report what is trained already; --rescore needs no model",
     "serve": "serve a finished model for people to talk to",
+    "fetch": "bring what a recipe reads from the network into a folder, for machines without one",
     "plan": "show the steps of a recipe and what is cached, stale or missing",
     "why": "tell which field or input made a step stale",
     "status": "show how far a recipe is, also while it runs elsewhere",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
+from pipeline.downloads import environment as fetched_environment
 from pipeline.guard import guarded
 from pipeline.tail import last_lines
 
@@ -90,7 +91,7 @@ def wait_for_any(processes: Iterable[Process], timeout_seconds: float) -> None:
 
 
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
-    wanted = {**os.environ, "PATH": _search_path(), "PYTHONUNBUFFERED": "1", **changes}
+    wanted = {**os.environ, "PATH": _search_path(), "PYTHONUNBUFFERED": "1", **fetched_environment(), **changes}
     return {name: value for name, value in wanted.items() if value is not None}
 
 

@@ -7,6 +7,9 @@ A stage is a module `stages.<name>` with
     class Inputs(StrictModel)         role -> Artifact, Artifact | None, or dict[str, Artifact]
     run(config, inputs, out, resources) -> metrics      a dict that JSON can hold
     preflight(config, resources, known) -> list[str]    optional: problems found before any work, cheaply
+    downloads(config, roles) -> list[Download]          optional: what it reads from the network (`pipeline.downloads`),
+                                      given the names of the inputs that it has; cheaply. Its preflight reports what of
+                                      it is missing where PIPELINE_FETCHED stands for the network
     shown(config, resources) -> dict[str, dict]         optional: what `plan --show NAME` prints of a step, by name: how
                                       its work will be set up, as JSON can hold it; cheaply
     class Export(StrictModel)         optional: what `export` can be asked for: `format` (a Literal, the usual one its

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipeline.artifact import Artifact
+from pipeline.downloads import Download
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 from stages.benchmarks import AnyBenchmark
@@ -48,6 +49,14 @@ class Inputs(StrictModel):
     """Prepared data."""
 
     data: Artifact
+
+
+def downloads(config: Config, roles: frozenset[str]) -> list[Download]:
+    """The benchmarks' own problems."""
+    from stages.benchmarks import downloads as of_benchmark
+
+    own = (compared.benchmark for compared in config.benchmarks.values() if compared.data == "own")
+    return [download for benchmark in own for download in of_benchmark(benchmark)]
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

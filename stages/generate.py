@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 from pipeline.artifact import Artifact
+from pipeline.downloads import Download
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
 from stages._data.prompts import Prompt
@@ -54,6 +55,13 @@ class Inputs(StrictModel):
         if self.adapter and not self.model:
             raise ValueError("adapter: found without a model, expected its base as `model`")
         return self
+
+
+def downloads(config: Config, roles: frozenset[str]) -> list[Download]:
+    """The benchmark's own problems, unless a step prepares them."""
+    from stages.benchmarks import downloads as of_benchmark
+
+    return [] if "data" in roles else of_benchmark(config.benchmark)
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.artifact import Artifact
+from pipeline.downloads import Download
 from pipeline.errors import UserError
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import StrictModel
@@ -98,6 +99,13 @@ def on_mirror(config: Config, mirror: Path) -> Config:
     return (
         config.model_copy(update={"prompts": prompts}) if config.prompts == "fastchat" and prompts.is_file() else config
     )
+
+
+def downloads(config: Config, roles: frozenset[str]) -> list[Download]:
+    """The judge's prompts."""
+    from stages.benchmarks import _mt_bench_data as data
+
+    return data.downloads(data.prompt_file(config.prompts))
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:

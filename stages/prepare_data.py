@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 
 from pipeline.artifact import Artifact
 from pipeline.content import content_digest
+from pipeline.downloads import Download
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import LocalPath, StrictModel
 from stages._data import files, generators
@@ -173,6 +174,15 @@ class Config(StrictModel):
 
 class Inputs(StrictModel):
     """None: this is where data enters."""
+
+
+def downloads(config: Config, roles: frozenset[str]) -> list[Download]:
+    """The data sets of the hub."""
+    from stages._data import hub
+
+    source = config.source
+    parts = [part.source for part in source.parts.values()] if isinstance(source, Mix) else [source]
+    return [hub.files(part.name, part.revision) for part in parts if isinstance(part, Hub)]
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:

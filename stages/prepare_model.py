@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from pipeline.artifact import Artifact
+from pipeline.downloads import Download
 from pipeline.stage import Resources, Workspace
 from pipeline.strict import LocalPath, StrictModel
 
@@ -56,6 +57,13 @@ class Config(StrictModel):
 
 class Inputs(StrictModel):
     """None: this is where a model enters."""
+
+
+def downloads(config: Config, roles: frozenset[str]) -> list[Download]:
+    """A model of the hub."""
+    from stages._weights import sources
+
+    return [sources.hub_files(config.source)] if isinstance(config.source, Hub) else []
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:

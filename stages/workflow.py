@@ -7,12 +7,12 @@ answer benchmarks (`_workflow/evaluation.py`); one report shows it all.
 from collections.abc import Iterator
 
 from pipeline.step import Service, Step
+from pipeline.strict import StrictModel
 from stages import merge
 from stages._workflow.evaluation import Respondent, evaluation_steps, respondents
-from stages._workflow.problems import asked
 from stages._workflow.recipe import Recipe
 from stages._workflow.training import all_steps, prepare_model, train_tracks
-from stages.benchmarks import preflight
+from stages.benchmarks import preflight, reads_problems_to_score
 from stages.init_adapter import num_trainable, target_problems
 from stages.report import Config as Report
 from stages.train import size_problems
@@ -84,9 +84,7 @@ def problems(recipe: Recipe, pending: list[Step]) -> list[str]:
     """What can be found by looking at several sections together, before anything is downloaded."""
     stages = {step.stage for step in pending}
     lines = _size_problems(recipe, stages) if "train" in stages and "prepare_model" in stages else []
-    if stages & {"generate", "decontaminate"}:
-        lines += _benchmark_problems(recipe)
-    return lines
+    return lines + _benchmark_problems(recipe, pending)
 
 
 def _size_problems(recipe: Recipe, stages: set[str]) -> list[str]:
@@ -105,11 +103,22 @@ def _size_problems(recipe: Recipe, stages: set[str]) -> list[str]:
     return lines + size_problems(recipe.train, recipe.resources, count, shapes, trained)
 
 
-def _benchmark_problems(recipe: Recipe) -> Iterator[str]:
+def _benchmark_problems(recipe: Recipe, pending: list[Step]) -> list[str]:
     """Whether the mirror is there, and the problems of benchmarks that bring their own can be had."""
-    if recipe.mirror and not recipe.mirror.is_dir():
-        yield f"mirror: found no folder at {recipe.mirror}, expected one with benchmark data"
-    groups = [recipe.benchmarks, *(track.benchmarks for track in recipe.tracks.values())]
-    for benchmark in (benchmark for group in groups for benchmark in group.values()):
-        if benchmark.data == "own":
-            yield from preflight(asked(benchmark, recipe).ask)
+    lines = [line for step in pending for benchmark in _own_problems(step) for line in preflight(benchmark)]
+    if recipe.mirror and not recipe.mirror.is_dir() and {"generate", "decontaminate"} & {s.stage for s in pending}:
+        lines.insert(0, f"mirror: found no folder at {recipe.mirror}, expected one with benchmark data")
+    return list(dict.fromkeys(lines))
+
+
+def _own_problems(step: Step) -> Iterator[StrictModel]:
+    """The benchmarks whose own problems the step reads."""
+    if step.stage == "generate" and step.inputs.get("data") is None:
+        yield step.config.benchmark  # type: ignore[attr-defined]
+    elif step.stage == "decontaminate":
+        compared = step.config.benchmarks.values()  # type: ignore[attr-defined]
+        yield from (each.benchmark for each in compared if each.data == "own")
+    elif step.stage == "score" and step.inputs.get("data") is None:
+        answers = step.inputs["answers"]
+        if isinstance(answers, Step) and reads_problems_to_score(answers.config.benchmark):  # type: ignore[attr-defined]
+            yield answers.config.benchmark  # type: ignore[attr-defined]

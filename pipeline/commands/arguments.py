@@ -34,11 +34,22 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_fetched(parser: argparse.ArgumentParser) -> None:
+    """--fetched."""
+    parser.add_argument(
+        "--fetched", type=Path, metavar="DIR",
+        help="a folder that `fetch` filled, to be read instead of the network (default: $PIPELINE_FETCHED)",
+    )  # fmt: skip
+
+
 def open_plan(arguments: argparse.Namespace, track: str | None = None) -> "tuple[Plan, Store]":
     """The planned recipe, or that track of it alone, and the store that the arguments name."""
     from pipeline import plan
+    from pipeline.downloads import use_fetched
     from pipeline.store import Store
 
+    if fetched := getattr(arguments, "fetched", None):
+        use_fetched(fetched)
     return plan.load(arguments.recipe, arguments.overrides, track), Store(arguments.store)
 
 
@@ -49,4 +60,6 @@ def as_command(arguments: argparse.Namespace, command: str = "run", options: Seq
         words += ["--set", override]
     if str(arguments.store) != os.environ.get("PIPELINE_STORE", "store"):
         words += ["--store", str(arguments.store)]
+    if fetched := getattr(arguments, "fetched", None):
+        words += ["--fetched", str(fetched)]
     return shlex.join(words)

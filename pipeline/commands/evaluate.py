@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_recipe(parser)
     shared.add_store(parser)
+    shared.add_fetched(parser)
     parser.add_argument("--track", metavar="NAME", help="this track alone, with a report of its own")
     parser.add_argument(
         "--rescore", action="store_true", help="score the answers that are there once more, and report; needs no model"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_recipe(parser)
     shared.add_store(parser)
+    shared.add_fetched(parser)
     parser.add_argument("--until", metavar="STEP", help="stop after this step")
     parser.add_argument("--only", metavar="STEP", help="do this step alone; what it reads must be cached")
     parser.add_argument(

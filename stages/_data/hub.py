@@ -4,7 +4,6 @@ The commit's files are downloaded as a snapshot and read from there. `datasets.l
 without network, take the latest version it finds in its cache, whatever revision was asked for.
 """
 
-import json
 import threading
 import urllib.error
 import urllib.request
@@ -13,53 +12,41 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.downloads import HubFiles, fetched_dir
 from pipeline.errors import UserError
-from stages._hub import cache_dir, endpoint, headers, is_offline
+from stages._hub import absent, cache_dir, endpoint, find, headers, is_offline
 
 TIMEOUT_SECONDS = 1.5
+
+
+def files(name: str, revision: str) -> HubFiles:
+    """All files of a data set."""
+    return HubFiles(kind="dataset", name=name, revision=revision)
 
 
 def problem(name: str, revision: str, instead: str = "name a local file (kind: files)") -> str | None:
     """Why this data set cannot be had here and now, in one line, or None. Takes at most TIMEOUT_SECONDS.
 
+    `revision`: a commit, or a branch for what some library loads at whatever commit it finds.
     `instead`: what the user may do who has no hub.
     """
-    remedy = f"fill the cache on a machine that reaches the hub, or {instead}"
-    where = f"data set {name}@{revision[:12]}"
-    if cached_snapshot(name, revision):
+    wanted = files(name, revision)
+    if find(wanted).is_complete or _may_be_prepared(wanted):
         return None
     if is_offline():
-        return f"{where} is not in the hub cache {cache_dir()} and HF_HUB_OFFLINE is set; {remedy}"
-    unreachable = _unreachable(endpoint())
-    if unreachable:
-        return f"{where} is not cached and {endpoint()} cannot be reached ({unreachable}); {remedy}"
+        return absent(wanted, instead)
+    if unreachable := _unreachable(endpoint()):
+        remedy = f"fill the cache on a machine that reaches the hub, or {instead}"
+        return f"{wanted} is not cached and {endpoint()} cannot be reached ({unreachable}); {remedy}"
     status = _answer(f"{endpoint()}/api/datasets/{name}/revision/{revision}")
     if status == "200":
         return None
-    return f"{where}: {endpoint()} answered {status}; check name and revision, and HF_TOKEN if it is gated"
+    return f"{wanted}: {endpoint()} answered {status}; check name and revision, and HF_TOKEN if it is gated"
 
 
-def cached_snapshot(name: str, revision: str) -> Path | None:
-    """The folder of this commit in the hub's local cache, if all files of the commit are there.
-
-    huggingface_hub writes the list of files to `trees/<commit>.json` before it downloads them.
-    """
-    repository = cache_dir() / f"datasets--{name.replace('/', '--')}"
-    snapshot, tree = repository / "snapshots" / revision, repository / "trees" / f"{revision}.json"
-    if not snapshot.is_dir() or not tree.is_file():
-        return None
-    expected = json.loads(tree.read_text())["files"]
-    return snapshot if all((snapshot / file).exists() for file in expected) else None
-
-
-def unpinned_problem(name: str) -> str | None:
-    """The same for a data set that some library loads at whatever revision it finds."""
-    if (cache_dir() / f"datasets--{name.replace('/', '--')}").is_dir():
-        return None
-    if is_offline():
-        return f"data set {name} is not in the hub cache {cache_dir()} and HF_HUB_OFFLINE is set"
-    unreachable = _unreachable(endpoint())
-    return f"data set {name} is not cached and {endpoint()} cannot be reached ({unreachable})" if unreachable else None
+def _may_be_prepared(wanted: HubFiles) -> bool:
+    """`datasets` keeps, of what it loads by branch, a copy of its own, and only some files in the hub's cache."""
+    return not wanted.is_pinned and fetched_dir() is None and (cache_dir() / wanted.folder_name).is_dir()
 
 
 def rows(name: str, revision: str, config_name: str | None, split: str) -> Iterator[dict[str, Any]]:
@@ -67,7 +54,8 @@ def rows(name: str, revision: str, config_name: str | None, split: str) -> Itera
     from datasets import load_dataset
     from huggingface_hub import snapshot_download
 
-    folder = cached_snapshot(name, revision) if is_offline() else None
+    found = find(files(name, revision))
+    folder = found.folder if found.is_complete else None
     folder = folder or Path(snapshot_download(name, repo_type="dataset", revision=revision))
     try:
         loaded = load_dataset(str(folder), config_name, split=split)

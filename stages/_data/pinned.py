@@ -1,7 +1,8 @@
 """A file on the web that is known by its sha256: fetched once, checked whenever it is read. Standard library only.
 
-One cache for all stores, `~/.cache/nlora-pipeline/pinned/<sha256>` (or below XDG_CACHE_HOME); where no network is, a
-copy of the file put there by hand does as well. HF_HUB_OFFLINE forbids fetching, as it does for the hub.
+One cache for all stores, `~/.cache/nlora-pipeline/pinned/<sha256>` (or below XDG_CACHE_HOME), or that of a fetched
+folder (`pipeline.downloads`); where no network is, a copy of the file put there by hand does as well. HF_HUB_OFFLINE
+forbids fetching, as it does for the hub.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pipeline.downloads import PINNED, WebFile, fetched_dir
 from pipeline.errors import UserError
 from stages._hub import is_offline
 
@@ -33,9 +35,15 @@ class Pinned:
         """Its place in the cache, whether it is there or not."""
         return cache_dir() / self.sha256
 
+    def download(self) -> WebFile:
+        """It, as something to fetch."""
+        return WebFile(url=self.url, sha256=self.sha256)
+
 
 def cache_dir() -> Path:
     """The folder of all pinned files."""
+    if fetched := fetched_dir():
+        return fetched / PINNED
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nlora-pipeline" / "pinned"
 
 
@@ -55,7 +63,7 @@ def problem(file: Pinned) -> str | None:
         line = _other_content(file, file.path.read_bytes())
         return f"{file.path}: {line}; {_HEAL}" if line else None
     if is_offline():
-        return f"{file.url} is not in the cache and HF_HUB_OFFLINE is set; {_remedy(file)}"
+        return f"{file.url} is not in the cache and {_forbidden()}; {_remedy(file)}"
     answer = _answer(file.url)
     return None if answer == "200" else f"{file.url} is not in the cache and cannot be had ({answer}); {_remedy(file)}"
 
@@ -65,7 +73,7 @@ def _fetched(file: Pinned) -> bytes:
     import urllib.request
 
     if is_offline():
-        raise UserError(f"{file.url}: not in the cache and HF_HUB_OFFLINE is set; {_remedy(file)}")
+        raise UserError(f"{file.url}: not in the cache and {_forbidden()}; {_remedy(file)}")
     try:
         with urllib.request.urlopen(file.url, timeout=FETCH_SECONDS) as response:
             content: bytes = response.read()
@@ -122,5 +130,10 @@ def _reason(error: OSError) -> str:
     return str(getattr(error, "reason", error))
 
 
+def _forbidden() -> str:
+    return "PIPELINE_FETCHED is set" if fetched_dir() else "HF_HUB_OFFLINE is set"
+
+
 def _remedy(file: Pinned) -> str:
-    return f"copy it to {file.path}, or name a file of your own in the recipe"
+    fetch = f"on a machine with network: python -m pipeline fetch RECIPE --to {fetched_dir()}, or "
+    return f"{fetch if fetched_dir() else ''}copy it to {file.path}, or name a file of your own in the recipe"

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from pipeline.errors import UserError
 from pipeline.stage import Workspace
-from stages._weights.folder import SMALL_FILES, copy_small_files, state_dtype
+from stages._weights.folder import copy_small_files, state_dtype
 from stages._weights.index import shard_files, stored_tensors
 from stages._weights.naming import loaded_names
-from stages._weights.sources import gguf_file
+from stages._weights.sources import cached_snapshot, gguf_file, hub_files
 from stages._weights.writing import ShardWriter
 
 if TYPE_CHECKING:
@@ -49,13 +49,16 @@ def _from_folder(folder: Path, target: Path) -> Iterator[tuple[str, torch.Tensor
 
 
 def _download(source: Hub) -> Path:
+    if cached := cached_snapshot(source):
+        return cached
     from huggingface_hub import snapshot_download
 
+    files = hub_files(source)
     folder = snapshot_download(
-        source.name,
-        revision=source.revision,
-        allow_patterns=["*.safetensors", *SMALL_FILES],
-        ignore_patterns=["original/*", "onnx/*"],
+        files.name,
+        revision=files.revision,
+        allow_patterns=list(files.patterns),
+        ignore_patterns=list(files.without),
     )
     return Path(folder)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.artifact import MANIFEST
 from stages._weights.index import INDEX_FILE
+from stages._weights.sources import SMALL_FILES
 
-SMALL_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
 PROBES_FILE = "probes.json"
 """What a merged model said when it was verified (`stages._serving.probes`): true of its own weights alone."""
 _LEFT_OUT = {INDEX_FILE, MANIFEST, PROBES_FILE}

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.downloads import HubFiles
 from pipeline.errors import UserError
 from stages import _hub
 from stages._weights.architecture import Shapes, read_config, says_no_text, shapes_of_folder, shapes_of_gguf
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 HUB_TIMEOUT_SECONDS = 1.5
+SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+"""Configuration, tokenizer, chat template."""
 
 
 def problems(source: Source) -> list[str]:
@@ -89,13 +92,26 @@ def gguf_file(source: Gguf) -> Path:
     return files[0]
 
 
+def hub_files(source: Hub) -> HubFiles:
+    """What is read of a model's repository: weights in the hub's own form, and no second copy in another."""
+    return HubFiles(
+        kind="model",
+        name=source.name,
+        revision=source.revision,
+        patterns=("*.safetensors", *SMALL_FILES),
+        without=("original/*", "onnx/*", "consolidated*"),
+    )
+
+
 def cached_snapshot(source: Hub) -> Path | None:
-    """The folder of this commit in the hub's local cache, if every shard it needs is there."""
-    folder = _hub.cache_dir() / f"models--{source.name.replace('/', '--')}" / "snapshots" / source.revision
+    """The folder of this commit, in the hub's local cache or a fetched folder, if all that it needs is there."""
+    found = _hub.find(hub_files(source))
+    folder = found.folder
     try:
-        return folder if (folder / "config.json").exists() and stored_tensors(folder) else None
+        whole = folder and found.is_complete and (folder / "config.json").exists() and stored_tensors(folder)
     except UserError:
         return None
+    return folder if whole else None
 
 
 def _hub_problems(source: Hub) -> list[str]:
@@ -103,9 +119,8 @@ def _hub_problems(source: Hub) -> list[str]:
         return []
     where = f"model.source: {source.name}@{source.revision[:12]}"
     if _hub.is_offline():
-        return [
-            f"{where} is not in the hub cache {_hub.cache_dir()} and HF_HUB_OFFLINE is set; unset it or fill the cache"
-        ]
+        line = _hub.absent(hub_files(source), "use a local folder (kind: local)")
+        return [f"model.source: {line}"] if line else _folder_problems(_hub.find(hub_files(source)).folder)
     endpoint = _hub.endpoint()
     url = f"{endpoint}/api/models/{source.name}/revision/{source.revision}"
     request = urllib.request.Request(url, headers=_hub.headers())
@@ -122,10 +137,14 @@ def _hub_problems(source: Hub) -> list[str]:
 
 
 def _local_problems(source: Local) -> list[str]:
-    if not (source.path / "config.json").exists():
-        return [f"model.source.path: {source.path} has no config.json, expected a folder in the hub's layout"]
+    return _folder_problems(source.path)
+
+
+def _folder_problems(folder: Path | None) -> list[str]:
+    if folder is None or not (folder / "config.json").exists():
+        return [f"model.source.path: {folder} has no config.json, expected a folder in the hub's layout"]
     try:
-        stored_tensors(source.path)
+        stored_tensors(folder)
     except UserError as error:
         return list(error.problems)
     return []

@@ -5,7 +5,9 @@
     requests(config, data_dir, cache_dir) -> list[Request]
     score(scorer, config, answered, cache_dir) -> (Scores, items)
     problems(config) -> list[str]                    optional: why its own problems cannot be had here and now
+    downloads(config) -> list[Download]              optional: what its own problems are fetched from
     on_mirror(config, mirror) -> Config              optional: the same from a mirror folder instead of the hub
+    SCORING_READS_PROBLEMS   optional: True where `score` needs the problems beside what was asked
     PROBLEM_FIELDS           the names of Config's fields that decide which problems there are, not how they are asked
     questions(config, data_dir, cache_dir) -> pairs  optional: see `questions_of`
 
@@ -20,6 +22,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
+from pipeline.downloads import Download
 from pipeline.strict import StrictModel
 from stages.benchmarks import gsm8k, hendrycks_math, humaneval, lm_eval, mbpp, mt_bench, questions
 
@@ -59,6 +62,17 @@ def preflight(record: StrictModel) -> list[str]:
     """Why a benchmark's own problems cannot be had here and now; one line each."""
     problems = getattr(benchmark_module(record), "problems", None)
     return problems(record) if problems else []
+
+
+def downloads(record: StrictModel) -> list[Download]:
+    """What a benchmark's own problems are fetched from."""
+    named = getattr(benchmark_module(record), "downloads", None)
+    return named(record) if named else []
+
+
+def reads_problems_to_score(record: StrictModel) -> bool:
+    """Whether scoring stored answers needs the problems once more."""
+    return getattr(benchmark_module(record), "SCORING_READS_PROBLEMS", False)
 
 
 def on_mirror(record: StrictModel, mirror: Path) -> StrictModel:

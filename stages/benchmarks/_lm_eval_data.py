@@ -12,7 +12,10 @@ from typing import Any
 import datasets
 
 from pipeline.artifact import MANIFEST
+from pipeline.downloads import HubFiles
 from pipeline.errors import UserError
+from stages import _hub
+from stages.benchmarks._lm_eval_index import ON_HUB
 
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 SUBSET_COLUMNS = {"EleutherAI/hendrycks_math": "type"}
@@ -43,7 +46,7 @@ def local_data(data: Mapping[str, Path], every: Path | None, cache_dir: Path) ->
     def load(path: str, name: str | None = None, **arguments: Any) -> Any:
         folder = every or data.get(path)
         if folder is None:
-            return _from_hub(original, path, name, arguments)
+            return _from_hub(original, path, name, arguments, cache_dir)
         files = _files(folder, name)
         if not files:
             _refuse_second_subset(whole, folder, path, name)
@@ -60,7 +63,9 @@ def local_data(data: Mapping[str, Path], every: Path | None, cache_dir: Path) ->
         datasets.load_dataset = original
 
 
-def _from_hub(original: Any, path: str, name: str | None, arguments: dict[str, Any]) -> Any:
+def _from_hub(original: Any, path: str, name: str | None, arguments: dict[str, Any], cache_dir: Path) -> Any:
+    if _hub.is_offline():
+        path, arguments = _fetched(path, arguments, cache_dir)
     try:
         return original(path=path, name=name, **arguments)
     except (OSError, ValueError, RuntimeError) as error:
@@ -68,6 +73,36 @@ def _from_hub(original: Any, path: str, name: str | None, arguments: dict[str, A
             f"data set {path}{f' ({name})' if name else ''}: {str(error).splitlines()[0]}; fetch it on a machine that "
             f"reaches the hub, or name a local copy: `data: {{{path}: FOLDER}}`, or `mirror:` for all of a recipe"
         ) from error
+
+
+def _fetched(path: str, arguments: dict[str, Any], cache_dir: Path) -> tuple[str, dict[str, Any]]:
+    """The same from the files of the commit that was fetched, where they are here.
+
+    `datasets` itself, without network, only looks among the data that it prepared before.
+    """
+    revision = arguments.get("revision") or "main"
+    named = _folder_of(path, revision)
+    files = _local_addresses(arguments.get("data_files"))
+    if named is None and files == arguments.get("data_files"):
+        return path, arguments
+    kept = {key: value for key, value in arguments.items() if key not in ("revision", "data_files") and value}
+    return str(named or path), {**kept, "cache_dir": str(cache_dir), **({"data_files": files} if files else {})}
+
+
+def _folder_of(name: str, revision: str = "main") -> Path | None:
+    found = _hub.find(HubFiles(kind="dataset", name=name, revision=revision))
+    return found.folder if found.is_complete else None
+
+
+def _local_addresses(files: Any) -> Any:
+    """hf://datasets/ORG/NAME/FILE as a file of the fetched folder, in the lists and mappings that `datasets` takes."""
+    if isinstance(files, Mapping):
+        return {key: _local_addresses(value) for key, value in files.items()}
+    if isinstance(files, list):
+        return [_local_addresses(value) for value in files]
+    found = ON_HUB.match(files) if isinstance(files, str) else None
+    folder = _folder_of(found[1]) if found else None
+    return f"{folder}{files[found.end() :]}" if found and folder else files
 
 
 def _files(folder: Path, subset: str | None) -> dict[str, list[str]]:

@@ -9,20 +9,35 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 TASKS_DIR = Path(__file__).with_name("tasks")
+
+
+LOADERS = frozenset({"json", "csv", "parquet", "text", "arrow"})
+"""A `dataset_path` that is no data set, but the form of files."""
+NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+ON_HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)")
+IN_PYTHON = re.compile(r"^ +DATASET_PATH *= *[\"']([\w./-]+)[\"']", re.MULTILINE)
+
+
+class DataSet(NamedTuple):
+    """A data set of the hub, at the revision that the task asks for."""
+
+    name: str
+    revision: str = "main"
 
 
 @dataclass(frozen=True)
 class Definition:
     """One YAML file of a task or group."""
 
-    data_sets: frozenset[str]
+    data_sets: frozenset[DataSet]
     children: frozenset[str]
 
 
-def data_sets(name: str) -> frozenset[str]:
-    """The `dataset_path`s, such as {"openai/gsm8k"}; empty where they are not found that easily (tasks in Python)."""
+def data_sets(name: str) -> frozenset[DataSet]:
+    """What its tasks read, such as {("openai/gsm8k", "main")}; empty where that is not found that easily."""
     folder = home(name)
     if folder is None:
         return frozenset()
@@ -70,12 +85,23 @@ def _definitions(folder: Path) -> dict[str, Definition]:
         group = _values("group", text)
         for name in (group or _values("task", text))[:1]:
             children = frozenset(_values("task", text) if group else ())
-            on_hub = frozenset(path for path in _values("dataset_path", text)[:1] if "/" in path)
-            definitions.setdefault(name, Definition(on_hub, children))
+            definitions.setdefault(name, Definition(_data_sets(file, text), children))
             for tag in _values("tag", text):
                 tagged.setdefault(tag, set()).add(name)
     tags = {tag: Definition(frozenset(), frozenset(names)) for tag, names in tagged.items()}
     return {**tags, **definitions}
+
+
+def _data_sets(file: Path, text: str) -> frozenset[DataSet]:
+    """Of the hub: by name, by the addresses of files, or as the task's class in Python has it."""
+    revision = next(iter(re.findall(r"^ +revision: *([\w./-]+)", text, re.MULTILINE)), "main")
+    named = {DataSet(path, revision) for path in _values("dataset_path", text)[:1] if path not in LOADERS}
+    named |= {DataSet(path) for path in ON_HUB.findall(text)}
+    named = {each for each in named if NAME.fullmatch(each.name)}  # a task may name a folder of its author's
+    for module in re.findall(r"^class: *!function +(\w+)\.", text, re.MULTILINE):
+        if (code := file.with_name(f"{module}.py")).is_file():
+            named |= {DataSet(path) for path in IN_PYTHON.findall(code.read_text(errors="replace"))}
+    return frozenset(named)
 
 
 def _with_included(file: Path) -> str:

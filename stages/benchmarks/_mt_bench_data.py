@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field
 
+from pipeline.downloads import Download
 from pipeline.errors import UserError
 from pipeline.strict import LocalPath
 from stages._data import pinned
@@ -66,6 +67,11 @@ def problem(file: File, names: str) -> str | None:
     if isinstance(file, Pinned):
         return pinned.problem(file)
     return None if file.is_file() else f"{file} does not exist, expected {names} or a file"
+
+
+def downloads(file: File) -> list[Download]:
+    """What has to be fetched for it."""
+    return [file.download()] if isinstance(file, Pinned) else []
 
 
 def content(file: File) -> bytes:

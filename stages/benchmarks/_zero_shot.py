@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import model_validator
 
+from pipeline.downloads import Download
 from pipeline.errors import UserError
 from pipeline.strict import LocalPath
 from stages.benchmarks._asked import Asked, prompt_fields
@@ -70,6 +71,12 @@ class Source:
         else:
             line = files.problem(config.problems)
         return [f"{self.benchmark}: {line}"] if line else []
+
+    def downloads(self, config: ZeroShot) -> list[Download]:
+        """The data set, unless the recipe names a file."""
+        from stages._data import hub
+
+        return [hub.files(self.hub_name, self.hub_revision)] if config.problems is None else []
 
     def on_mirror(self, config: AnyZeroShot, mirror: Path) -> AnyZeroShot:
         """The config with FOLDER/<benchmark>/test.jsonl, if that is there and the recipe names no file."""

@@ -47,6 +47,7 @@ class Scorer(StrictModel):
 
 problems = SOURCE.problems
 on_mirror = SOURCE.on_mirror
+downloads = SOURCE.downloads
 
 
 def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:

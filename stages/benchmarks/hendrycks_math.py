@@ -65,6 +65,7 @@ class Scorer(StrictModel):
 
 problems = SOURCE.problems
 on_mirror = SOURCE.on_mirror
+downloads = SOURCE.downloads
 
 
 def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.downloads import Download
 from pipeline.strict import LocalPath, StrictModel
 from stages._serving.requests import Request
 from stages.benchmarks import _lm_eval_index as index
@@ -19,6 +20,7 @@ from stages.benchmarks.base import Answered, Item, Scores, answer_counts
 OTHER_NAMES = {"EleutherAI/hendrycks_math": "math"}
 """What data sets are called in mirror folders, beside their own names."""
 PROBLEM_FIELDS = ("task", "data")
+SCORING_READS_PROBLEMS = True
 
 
 class Generation(StrictModel):
@@ -67,7 +69,8 @@ class Scorer(StrictModel):
 
 def on_mirror(config: Config, mirror: Path) -> Config:
     """The config with those of its data sets that a mirror folder has, and the recipe does not name."""
-    found = {name: folder for name in index.data_sets(config.task) if (folder := _mirrored(name, mirror))}
+    wanted = sorted({each.name for each in index.data_sets(config.task)})
+    found = {name: folder for name in wanted if (folder := _mirrored(name, mirror))}
     return config.model_copy(update={"data": {**found, **config.data}}) if found else config
 
 
@@ -80,10 +83,16 @@ def problems(config: Config) -> list[str]:
         for name, path in config.data.items()
         if not path.exists()
     ]
-    wanted = sorted(index.data_sets(config.task) - config.data.keys())
-    remedy = "name a local copy in `data`, or bring the problems as a test split (`data: track`)"
-    lines += [f"{problem}; {remedy}" for name in wanted if (problem := hub.unpinned_problem(name))]
+    instead = "name a local copy in `data`, or bring the problems as a test split (`data: track`)"
+    lines += [line for each in _on_hub(config) if (line := hub.problem(each.name, each.revision, instead))]
     return [f"lm_eval: {config.task}: {line}" for line in lines]
+
+
+def downloads(config: Config) -> list[Download]:
+    """The task's data sets; the hub's tasks name no commit, so that the one which is fetched counts."""
+    from stages._data import hub
+
+    return [hub.files(each.name, each.revision) for each in _on_hub(config)]
 
 
 def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:
@@ -129,6 +138,10 @@ def score(scorer: Scorer, config: Config, answered: Answered, cache_dir: Path) -
         ),
         [item for rows in items.values() for item in rows],
     )
+
+
+def _on_hub(config: Config) -> list[index.DataSet]:
+    return sorted(each for each in index.data_sets(config.task) if each.name not in config.data)
 
 
 def _mirrored(name: str, mirror: Path) -> Path | None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline.downloads import Download
 from pipeline.errors import UserError
 from pipeline.strict import LocalPath
 from stages._serving.requests import Request
@@ -86,6 +87,13 @@ def problems(config: Config) -> list[str]:
         HUB_NAME, HUB_REVISION, "name a file as `problems`, or a folder with mbpp/mbpp.jsonl as `mirror`"
     )
     return [f"mbpp: {problem}"] if problem else []
+
+
+def downloads(config: Config) -> list[Download]:
+    """The data set, unless the recipe names a file."""
+    from stages._data import hub
+
+    return [hub.files(HUB_NAME, HUB_REVISION)] if config.problems is None else []
 
 
 def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.downloads import Download
 from pipeline.errors import UserError
 from pipeline.strict import LocalPath, StrictModel
 from stages._serving.requests import Request, Sampling
@@ -82,6 +83,12 @@ def problems(config: Config) -> list[str]:
         wanted.append(("references", references, "nothing"))
     found = [(field, data.problem(file, names)) for field, file, names in wanted]
     return [f"mt_bench: {field}: {line}" for field, line in found if line]
+
+
+def downloads(config: Config) -> list[Download]:
+    """Questions and reference answers."""
+    references = _reference_file(config)
+    return data.downloads(data.question_file(config.questions)) + (data.downloads(references) if references else [])
 
 
 def requests(config: Config, data_dir: Path | None, cache_dir: Path) -> list[Request]:
