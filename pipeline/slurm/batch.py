@@ -170,7 +170,7 @@ class Task:
         """Requeue, give up, or leave it to Slurm."""
         is_preempted, seconds_left = _what_slurm_says(asked.at)
         is_timeout = not is_preempted and self._is_timeout(asked.number, seconds_left)
-        if asked.number == signal.SIGTERM and not is_timeout:
+        if asked.number == signal.SIGTERM:
             return self._ended("stopped", TERMINATED, "stopped by SIGTERM: cancelled or preempted")
         if asked.number is None and not is_preempted:
             return self._ended("stopped", TERMINATED, "its process was told to stop, by hand or by Slurm")
@@ -183,10 +183,13 @@ class Task:
         return self._ended("requeued", Stopped.exit_code, reason, is_timeout, progress)
 
     def _is_timeout(self, number: int | None, seconds_left: float | None) -> bool:
-        """Whether the time limit is the cause. What Slurm does not tell is taken for one: there it sends SIGUSR2."""
-        if number == signal.SIGUSR2:
-            return seconds_left is None or seconds_left <= self.job.signal_seconds + EARLY_SECONDS
-        return seconds_left is not None and seconds_left <= 0
+        """Whether the time limit is the cause. What Slurm does not tell is taken for one.
+
+        SIGTERM is no sign of it: a cancelled job has no time left either, and must not be requeued.
+        """
+        if number != signal.SIGUSR2:
+            return False
+        return seconds_left is None or seconds_left <= self.job.signal_seconds + EARLY_SECONDS
 
     def _gave_up(self, num_timeouts: int, progress: float) -> int:
         reason = (

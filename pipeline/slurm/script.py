@@ -62,8 +62,9 @@ fi
 if [ "$code" -eq 75 ] || { [ "$code" -eq "$STARTING" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; }; then
     code=75
     trap '' TERM USR2
-    # of an array, this task alone
-    scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+    # Of an array, this task alone. One that Slurm ends already is left to it: a cancelled one would come back to life.
+    id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}
+    [ "$(squeue --noheader --jobs="$id" --format=%T)" = COMPLETING ] || scontrol requeue "$id"
 fi
 exit "$code"
 """

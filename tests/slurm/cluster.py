@@ -159,9 +159,13 @@ class Cluster:
             assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {why}\n{self.tails()}"
             time.sleep(0.2)
 
-    def wait_for_jobs(self, seconds: float = 60.0) -> None:
-        """Until none is queued or runs."""
-        self.wait(lambda: not self.ask("squeue", "--noheader"), "all jobs have ended", seconds)
+    def jobs(self) -> set[str]:
+        """All that are queued or run."""
+        return set(self.ask("squeue", "--noheader", "--format=%A").split())
+
+    def wait_for(self, *jobs: str, seconds: float = 60.0) -> None:
+        """Until these have ended."""
+        self.wait(lambda: not self.jobs() & set(jobs), "all jobs have ended", seconds)
 
     def start_node(self, node: str) -> None:
         """Start its slurmd and wait until jobs can run on it."""

@@ -1,10 +1,13 @@
 """One cluster for all tests that ask for it; the environment is that of its user."""
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.slurm.case import Case
 from tests.slurm.cluster import Cluster, is_slurms, running
 
 
@@ -17,11 +20,17 @@ def session_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(session_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster with an empty queue; commands of Slurm in this process and its children use it."""
+    """The cluster, for Slurm's commands in this process and its children; a test's jobs end with it."""
     for name in filter(is_slurms, list(os.environ)):
         monkeypatch.delenv(name)
     monkeypatch.setenv("SLURM_CONF", str(session_cluster.conf))
+    before = session_cluster.jobs()
     yield session_cluster
-    session_cluster.ask("scancel", "--quiet", "--state=PENDING", "--me", check=False)
-    session_cluster.ask("scancel", "--quiet", "--me", check=False)
-    session_cluster.wait_for_jobs()
+    if left := session_cluster.jobs() - before:
+        session_cluster.ask("scancel", "--quiet", *left, check=False)
+
+
+@pytest.fixture
+def case(cluster: Cluster, tmp_path: Path) -> Callable[..., Case]:
+    """Make cases by their names."""
+    return functools.partial(Case, cluster, tmp_path)

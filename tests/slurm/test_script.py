@@ -102,11 +102,12 @@ def program(tmp_path: Path, body: str, name: str = "python") -> str:
 
 
 def start(file: Path, tmp_path: Path, **environment: str) -> "subprocess.Popen[str]":
-    """As slurmd does, with an scontrol that writes down what it is asked."""
+    """As slurmd does, with an scontrol that writes down what it is asked, and a squeue that says $STATE."""
     tools = tmp_path / "tools"
     tools.mkdir(exist_ok=True)
-    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>"{tmp_path}/scontrol.log"\n')
-    (tools / "scontrol").chmod(0o755)
+    for name, line in (("scontrol", f'echo "$@" >>"{tmp_path}/scontrol.log"'), ("squeue", 'echo "${STATE:-RUNNING}"')):
+        (tools / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tools / name).chmod(0o755)
     variables = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", **environment}
     return subprocess.Popen(
         ["bash", str(file)], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -204,6 +205,13 @@ def test_of_an_array_one_task_alone_is_requeued(tmp_path):
     variables = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "1"}
     assert run(written(made), tmp_path, **variables) == (75, "1\n")
     assert requeued(tmp_path) == ["requeue 5_1"]
+
+
+def test_what_slurm_ends_is_not_requeued(tmp_path):
+    """A job that is cancelled while it saves because of SIGUSR2."""
+    made = batch(tmp_path, {"default": {"command": [program(tmp_path, '[ "$1" = -c ] || exit 75')]}})
+    assert run(written(made), tmp_path, STATE="COMPLETING") == (75, "")
+    assert requeued(tmp_path) == []
 
 
 def test_a_program_that_was_stopped_while_it_started_starts_again_but_not_for_ever(tmp_path):

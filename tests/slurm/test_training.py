@@ -6,96 +6,57 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.child import Order
 from pipeline.stage import Resources, Workspace
-from pipeline.store import Store, seal
 from stages import train
-from stages._data.prompts import Chat
 from stages._training.spec import TrainSpec
-from tests.slurm.cluster import Cluster
-from tests.stages.conftest import write_tiny_model, write_tokens
-from tests.stages.templates import write_template
-from tests.stages.test_train import ADAPTER, assert_equal_runs, losses, start_adapter
+from tests.slurm.case import Case
+from tests.slurm.tiny import start as tiny_start
+from tests.slurm.tiny.train import SETTINGS
+from tests.stages.test_train import assert_equal_runs, losses
 
 pytestmark = pytest.mark.slow
 
-NUM_STEPS = 24
-CONFIG = train.Config.model_validate(
-    {
-        "zero_stage": 3,
-        "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},  # else all of it stays whole
-        "learning_rate": 2e-2,
-        "global_batch_size": 4,
-        "num_epochs": 3,
-        "max_steps": NUM_STEPS,
-        "checkpoint_every_steps": 1000,
-    }
-)
-RESOURCES = Resources(device="cpu")
 TWO_NODES = ("--nodes=2", "--cpus-per-task=1", "--no-requeue")
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory) -> dict[str, Artifact]:
-    """The tiny model, tokens and a started adapter, as sealed artifacts."""
-    folder = tmp_path_factory.mktemp("given artifacts")
-    parts = {name: folder / f"{name}.partial" for name in train.Inputs.model_fields}
-    for part in parts.values():
-        part.mkdir()
-    write_tiny_model(parts["model"])
-    write_tokens(parts["tokens"] / "train.safetensors", num_samples=40, seed=0)
-    write_tokens(parts["tokens"] / "validation.safetensors", num_samples=10, seed=1)
-    write_template(Chat(kind="chat"), parts["model"], parts["tokens"])
-    start_adapter(parts["adapter"], parts["model"], parts["tokens"], ADAPTER)
-    for part in parts.values():
-        seal(part, part.with_suffix(""), {"fingerprint": "0" * 64, "metrics": {}})
-    return {name: Artifact(path=folder / name, stage=name, fingerprint="0" * 64) for name in parts}
+def test_two_nodes_train_to_the_loss_of_one_process_however_often_they_are_stopped(cluster, case, tmp_path):
+    """Two trainings as an array; one gets USR2, later it is requeued by hand, and both end with the same bits."""
+    recipe = "name: tiny\nresources: {device: cpu}\ntracks: {whole: {}, disturbed: {}}\n"
+    tiny = case("tiny", stages="tests.slurm.tiny").write(recipe)
+    tiny.describe(kinds={"train": {"nodes": 2, "signal_seconds": 100}}).submitted()
+    fingerprints = [piece.fingerprint for (piece,) in tiny.last().find("train").tasks]
+    partial = Workspace(tiny.store.partial("train", fingerprints[1]))
+    cluster.wait(lambda: num_lines(partial / "metrics.jsonl") >= 7, "seven steps", 120)
+    cluster.ask("scancel", "--batch", "--signal=USR2", tiny.job("train", 1))
+    cluster.wait(lambda: tiny.whats("train", 1) == ["started", "requeued"], "it is saved")
+    saved = num_lines(partial / "metrics.jsonl")
+    assert (partial / ".checkpoints" / f"step-{saved:08d}" / "sealed.json").exists()
+    one_process(tiny, tmp_path)
+    cluster.wait(lambda: num_lines(partial / "metrics.jsonl") >= saved + 3, "three more", 120)
+    cluster.ask("scontrol", "requeue", tiny.job("train", 1))
+    tiny.wait(120)
+    whole, disturbed = (Workspace(tiny.store.directory("train", each)) for each in fingerprints)
+    assert_equal_runs(whole, disturbed)
+    assert losses(whole) == pytest.approx(losses(Workspace(tmp_path / "one")), rel=1e-4)
+    assert losses(whole)[-1] < losses(whole)[0] - 0.5
+    assert tiny.whats("train", 0) == ["started", "finished"], tiny.all_logs()
+    starts = [event.restart for event in tiny.events("train", 1) if event.what == "started"]
+    assert starts == [0, 1, 2], tiny.all_logs()
+    # a process for each core of the allocation, not of the machine
+    assert json.loads((whole / "manifest.json").read_text())["metrics"]["num_processes"] == 2
 
 
-def child_job(cluster: Cluster, store: Store, fingerprint: str, given: dict[str, Artifact], *options: str) -> str:
-    """Train as the engine's child process, in a job; its id."""
-    order = Order(
-        stage="train",
-        fingerprint=fingerprint,
-        config=CONFIG.model_dump(mode="json"),
-        inputs={role: artifact.model_dump(mode="json") for role, artifact in given.items()},
-        store=store.root,
-        resources=RESOURCES,
-        provenance={},
-    )
-    file = store.root / f"{fingerprint[:4]}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(order.model_dump_json())
-    return cluster.python_job(f"-m pipeline.child <'{file}'", file.with_suffix(".log"), *options)
+def one_process(tiny: Case, folder: Path) -> None:
+    """Train here from the same start."""
+    (start,) = tiny.store.root.glob("start/*")
+    parts = {part: tiny_start.folder(start, part) for part in ("model", "tokens", "adapter")}
+    config, inputs = train.Config.model_validate(SETTINGS), train.Inputs.model_validate(parts)
+    (folder / "one").mkdir()
+    train.run(config, inputs, Workspace(folder / "one"), Resources(device="cpu", num_processes=1, num_threads=1))
 
 
-def test_two_nodes_train_to_the_loss_of_one_process_and_a_stop_saves_on_both(cluster, given, tmp_path):
-    store = Store(tmp_path / "the store")
-    whole, stopped, alone = (digit * 64 for digit in "abc")
-    jobs = [child_job(cluster, store, fingerprint, given, *TWO_NODES) for fingerprint in (whole, stopped)]
-    jobs.append(child_job(cluster, store, alone, given, "--nodes=1", "--cpus-per-task=1"))
-    partial = Workspace(store.partial("train", stopped))
-    cluster.wait(lambda: has_lines(partial / "metrics.jsonl", 5), "five steps", 120)
-    cluster.ask("scancel", "--batch", "--signal=USR2", jobs[1])
-    cluster.wait_for_jobs(120)
-    assert [cluster.exit_code(job) for job in jobs] == [0, 75, 0], cluster.log(store.root / "bbbb.log")
-    saved = [int(file.parent.name.removeprefix("step-")) for file in (partial / ".checkpoints").glob("*/sealed.json")]
-    assert saved == [len(losses(partial))]
-    assert 5 <= saved[0] < NUM_STEPS
-    again = child_job(cluster, store, stopped, given, *TWO_NODES)
-    cluster.wait_for_jobs(120)
-    assert cluster.exit_code(again) == 0, cluster.log(store.root / "bbbb.log")
-    runs = {each: Workspace(store.directory("train", each)) for each in (whole, stopped, alone)}
-    assert_equal_runs(runs[whole], runs[stopped])
-    assert losses(runs[whole]) == pytest.approx(losses(runs[alone]), rel=1e-4)
-    assert losses(runs[whole])[-1] < losses(runs[whole])[0] - 0.5
-    counts = {each: store.artifact("train", each).metrics()["num_processes"] for each in runs}
-    assert counts == {whole: 2, stopped: 2, alone: 1}  # a process for each core of the allocation, not of the machine
-
-
-def has_lines(file: Path, count: int) -> bool:
-    return file.exists() and len(file.read_text().splitlines()) >= count
+def num_lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.exists() else 0
 
 
 # ---- toy ranks
@@ -104,7 +65,7 @@ SLEEP = "import time; time.sleep(100)"
 
 
 @pytest.fixture
-def toy(cluster, tmp_path, given):
+def toy(cluster, tmp_path):
     """Submit a launch of toy ranks with these roles, two a node; (folder, job id)."""
 
     def submit(name: str, roles: list[str], *options: str) -> tuple[Path, str]:
@@ -113,9 +74,9 @@ def toy(cluster, tmp_path, given):
         (folder / "roles.json").write_text(json.dumps(dict(enumerate(roles))))
         spec = TrainSpec(
             config=train.Config(per_device_batch_size=1),
-            model_dir=given["model"].path,
-            tokens_dir=given["tokens"].path,
-            adapter_dir=given["adapter"].path,
+            model_dir=tmp_path,
+            tokens_dir=tmp_path,
+            adapter_dir=tmp_path,
             keep_last=2,
             keep_best=0,
             out_dir=folder,
@@ -137,7 +98,7 @@ def test_ranks_of_two_nodes_know_their_places_and_how_one_of_them_died_is_told(c
     good, good_job = toy("all is well", [f"{long_lines}; {result}", *[long_lines] * 3], "--export=NONE")
     bad, bad_job = toy("one fails", [SLEEP, SLEEP, SLEEP, f"{long_lines}; print('so it was'); 1 / 0"])
     both, both_job = toy("two fail", [f"{long_lines}; sys.exit(3)", SLEEP, f"{long_lines}; sys.exit(4)", SLEEP])
-    cluster.wait_for_jobs()
+    cluster.wait_for(good_job, bad_job, both_job)
     assert cluster.exit_code(good_job) == 0, cluster.log(good / "log")
     ranks = [json.loads((good / f"ready-{rank}.json").read_text()) for rank in range(4)]
     assert [(rank["RANK"], rank["LOCAL_RANK"], rank["WORLD_SIZE"]) for rank in ranks] == [
@@ -175,7 +136,7 @@ def test_whatever_dies_everything_ends_on_both_nodes(cluster, toy):
     finally:
         cluster.start_node("n2")
     assert "srun: error: Node failure on n2" in cluster.log(folder / "log")
-    cluster.wait_for_jobs()
+    cluster.wait_for(job)
     assert not ranks_of(folder)
 
 
