@@ -12,6 +12,7 @@ class Display(Protocol):
     def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None: ...
     def finished(self, name: str, seconds: float) -> None: ...
     def stopped(self, name: str) -> None: ...
+    def failed(self, name: str) -> None: ...
     def note(self, text: str) -> None: ...
     def close(self) -> None: ...
 
@@ -46,6 +47,9 @@ class PlainDisplay:
 
     def stopped(self, name: str) -> None:
         print(f"{'stopped':>7}  {name}", flush=True)
+
+    def failed(self, name: str) -> None:
+        print(f"{'failed':>7}  {name}", flush=True)
 
     def note(self, text: str) -> None:
         print(text, flush=True)
@@ -82,6 +86,10 @@ class LiveDisplay:
 
     def stopped(self, name: str) -> None:
         self._hide(name)
+
+    def failed(self, name: str) -> None:
+        self._hide(name)
+        self._console.print(f"[red]✗[/] {name}", highlight=False)
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,22 @@ from pipeline.store import Store
 class Job:
     """`server` is the one that the step asks, if it asks any."""
 
-    def __init__(self, step: Step, store: Store, server: Server | None, provenance: dict[str, Any]) -> None:
-        """Start its process."""
+    def __init__(
+        self,
+        step: Step,
+        store: Store,
+        server: Server | None,
+        provenance: dict[str, Any],
+        environment: Mapping[str, str | None],
+    ) -> None:
+        """Start its process, with `environment` over this process's own."""
         self.step = step
         self._store = store
         self._started = time.monotonic()
         self.process = Process(
             [sys.executable, "-m", "pipeline.child"],
             store.log(step.stage, step.fingerprint),
-            server.environment() if server else None,
+            {**environment, **(server.environment() if server else {})},
             order=_order(step, store, server, provenance).model_dump_json(),
         )
 

@@ -16,6 +16,8 @@ from typing import Any
 from pipeline.strict import StrictModel
 
 NVIDIA_SMI_SECONDS = 10
+CORES_VARIABLE = "PIPELINE_CPU_COUNT"
+"""Cores of a step that shares the machine with others (`pipeline.share`)."""
 _QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free"
 
 
@@ -40,12 +42,13 @@ def describe() -> dict[str, Any]:
 
 
 def cpu_count() -> int:
-    """Cores this process may use: its affinity mask, the CPU quota of its control groups rounded up, what Slurm gave.
+    """Cores this process may use: its affinity mask, the CPU quota of its control groups rounded up, what Slurm gave,
+    its share beside other steps.
 
     Not every Slurm holds a job to its cores, but the others belong to other jobs.
     """
     allowed = len(os.sched_getaffinity(0))
-    quotas = [*_cpu_quotas_v2(), *_cpu_quotas_v1(), *_cpus_of_slurm()]
+    quotas = [*_cpu_quotas_v2(), *_cpu_quotas_v1(), *_counts("SLURM_CPUS_ON_NODE"), *_counts(CORES_VARIABLE)]
     return max(1, min([allowed, *(math.ceil(quota) for quota in quotas)]))
 
 
@@ -155,9 +158,9 @@ def _cpu_quotas_v1() -> Iterator[float]:
             yield int(quota) / int(period)
 
 
-def _cpus_of_slurm() -> Iterator[int]:
-    """Of the job on this node: https://slurm.schedmd.com/sbatch.html, output environment variables."""
-    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+def _counts(variable: str) -> Iterator[int]:
+    """A number of cores, if it is set. Slurm's is of the job on this node: https://slurm.schedmd.com/sbatch.html."""
+    given = os.environ.get(variable, "")
     if given.isdigit():
         yield int(given)
 

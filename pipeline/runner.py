@@ -3,16 +3,17 @@
 import time
 from collections.abc import Sequence
 
-from pipeline import history
+from pipeline import history, share
 from pipeline.display import Display
 from pipeline.errors import StepFailed, Stopped
 from pipeline.job import Job
-from pipeline.plan import Plan, workflow
+from pipeline.plan import Plan, sealed_inputs, workflow
 from pipeline.process import wait_for_any
 from pipeline.provenance import provenance
 from pipeline.schedule import Schedule
 from pipeline.services import Server
 from pipeline.signals import stop_signals
+from pipeline.stage import Needs, load_stage
 from pipeline.step import Service, Step
 from pipeline.store import Store
 
@@ -26,17 +27,27 @@ class Runner:
     """One `run` of a recipe: what to do comes from the plan, what is done is in the store."""
 
     def __init__(
-        self, plan: Plan, store: Store, record: history.History, display: Display, resume_command: str
+        self,
+        plan: Plan,
+        store: Store,
+        record: history.History,
+        display: Display,
+        resume_command: str,
+        max_parallel: int = 1,
     ) -> None:
+        """`max_parallel`: steps that ask no server and run side by side, if the machine has room for them."""
         self.plan = plan
         self.store = store
         self.record = record
         self.display = display
         self.resume_command = resume_command
+        self.max_parallel = max_parallel
         self._provenance = provenance()
         self._schedule = Schedule([])
         self._positions: dict[str, str] = {}
         self._jobs: list[Job] = []
+        self._machine = share.of_this_machine()
+        self._failures: list[str] = []
         self._server: Server | None = None
         self._restarted: set[str] = set()
         """Fingerprints of servers that were started again."""
@@ -44,7 +55,8 @@ class Runner:
     def run(self, steps: list[Step]) -> None:
         """Do every step of `steps` that is not sealed. Raises StepFailed or Stopped; both leave the store valid."""
         pending = [step for step in steps if not self.store.is_sealed(step.stage, step.fingerprint)]
-        self._schedule = Schedule(pending, workflow().SCORING if self._has_gpu() else ())
+        scoring = workflow().SCORING if self._machine.gpus else ()
+        self._schedule = Schedule(pending, scoring, self.max_parallel, self._machine, self._needs)
         self._positions = {step.name: f"{index + 1}/{len(pending)}" for index, step in enumerate(pending)}
         try:
             with stop_signals():
@@ -53,14 +65,18 @@ class Runner:
                         self._start(step)
                     self._wait()
         except KeyboardInterrupt:
-            raise Stopped(f"stopped; everything finished is kept, continue with: {self.resume_command}") from None
+            if not self._failures:
+                raise Stopped(f"stopped; everything finished is kept, continue with: {self.resume_command}") from None
         finally:
             self._stop_jobs(self._jobs)
             self._stop_server()
+        if self._failures:
+            raise StepFailed("\n\n".join(self._failures))
 
-    def _has_gpu(self) -> bool:
-        """Without one the server needs every core, and programs scored beside it would run into their time limits."""
-        return bool(self._provenance["hardware"]["gpus"])
+    def _needs(self, step: Step) -> Needs | None:
+        """What a step whose inputs are there says that it takes."""
+        ask = getattr(load_stage(step.stage), "needs", None)
+        return ask(step.config, step.resources, sealed_inputs(step, self.store)) if ask else None
 
     def _start(self, step: Step) -> None:
         if step.service:
@@ -68,7 +84,10 @@ class Runner:
         elif self._schedule.is_alone(step):
             self._stop_server()
         self.display.started(step.name, self._positions[step.name])
-        self._jobs.append(Job(step, self.store, self._server if step.service else None, self._provenance))
+        with share.pinned(part := self._schedule.share(step)):
+            environment = part.environment(self._machine)
+            server = self._server if step.service else None
+            self._jobs.append(Job(step, self.store, server, self._provenance, environment))
 
     def _wait(self) -> None:
         """Until a process ends, but not for long."""
@@ -99,9 +118,21 @@ class Runner:
         code = job.end()
         if code == Stopped.exit_code:
             raise KeyboardInterrupt
-        if code != 0 or not job.is_sealed:
+        if code == 0 and job.is_sealed:
+            self._done(job)
+        elif self.max_parallel == 1:
             raise StepFailed(self._failure(job, code))
-        self._done(job)
+        else:
+            self._give_up(job, code)
+
+    def _give_up(self, job: Job, code: int) -> None:
+        """What others have begun is finished, since it may be hours of work; nothing else is started."""
+        self._failures.append(self._failure(job, code))
+        self._schedule.give_up(job.step)
+        self.display.failed(job.step.name)
+        if self._jobs:
+            names = ", ".join(other.step.name for other in self._jobs)
+            self.display.note(f"{job.process.log_tail(1)}\nwhat runs is finished first: {names}; Ctrl-C stops it")
 
     def _done(self, job: Job) -> None:
         self.display.finished(job.step.name, job.elapsed_seconds)

@@ -10,6 +10,9 @@ A stage is a module `stages.<name>` with
     downloads(config, roles) -> list[Download]          optional: what it reads from the network (`pipeline.downloads`),
                                       given the names of the inputs that it has; cheaply. Its preflight reports what of
                                       it is missing where PIPELINE_FETCHED stands for the network
+    needs(config, resources, known) -> Needs | None    optional: what it takes of this machine when it runs beside other
+                                      steps (`run --max-parallel`), its inputs being known; without it, or for None, it
+                                      runs alone. Results must not depend on what is there beyond that.
     shown(config, resources) -> dict[str, dict]         optional: what `plan --show NAME` prints of a step, by name: how
                                       its work will be set up, as JSON can hold it; cheaply
     class Export(StrictModel)         optional: what `export` can be asked for: `format` (a Literal, the usual one its
@@ -66,6 +69,16 @@ class Resources(StrictModel):
     """Base URL of the service started for this step, such as http://127.0.0.1:40123; set by the runner."""
     store_dir: Path | None = None
     """Set by the runner; a stage may keep re-creatable caches below `store_dir / "cache"`."""
+
+
+class Needs(StrictModel):
+    """The least that a step must have, by its own estimate."""
+
+    num_cores: int = Field(1, ge=1)
+    """It gets more where there are more; `pipeline.machine.cpu_count` tells it."""
+    memory_bytes: int = Field(0, ge=0)
+    num_gpus: int = Field(0, ge=0)
+    """It gets so many, and sees no others."""
 
 
 class Workspace:

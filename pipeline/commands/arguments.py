@@ -42,6 +42,20 @@ def add_fetched(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_max_parallel(parser: argparse.ArgumentParser) -> None:
+    """--max-parallel."""
+    parser.add_argument(
+        "--max-parallel", type=_at_least_one, default=1, metavar="N",
+        help="run up to N independent steps side by side, as far as cores, memory and GPUs suffice (default: 1)",
+    )  # fmt: skip
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, must be a number >= 1")
+    return int(text)
+
+
 def open_plan(arguments: argparse.Namespace, track: str | None = None) -> "tuple[Plan, Store]":
     """The planned recipe, or that track of it alone, and the store that the arguments name."""
     from pipeline import plan
@@ -58,6 +72,8 @@ def as_command(arguments: argparse.Namespace, command: str = "run", options: Seq
     words = ["python", "-m", "pipeline", command, str(arguments.recipe), *options]
     for override in arguments.overrides:
         words += ["--set", override]
+    if getattr(arguments, "max_parallel", 1) > 1:
+        words += ["--max-parallel", str(arguments.max_parallel)]
     if str(arguments.store) != os.environ.get("PIPELINE_STORE", "store"):
         words += ["--store", str(arguments.store)]
     if fetched := getattr(arguments, "fetched", None):

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rescore", action="store_true", help="score the answers that are there once more, and report; needs no model"
     )
+    shared.add_max_parallel(parser)
     add_dry_run(parser)
 
 

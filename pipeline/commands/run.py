@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", metavar="STEP", action="append", default=[], help="do this step again although it is cached"
     )
+    shared.add_max_parallel(parser)
     add_dry_run(parser)
 
 
@@ -58,7 +59,7 @@ def carry_out(
     record = history.read(store, arguments.recipe).model_copy(update={"overrides": arguments.overrides})
     history.write(store, record)
     _discard(forced, store)
-    _run(plan, store, record, chosen, resume_command)
+    _run(plan, store, record, chosen, resume_command, arguments.max_parallel)
     return _show_result(plan, store)
 
 
@@ -85,13 +86,15 @@ def _discard(forced: "list[Step]", store: "Store") -> None:
                 remove(path)
 
 
-def _run(plan: "Plan", store: "Store", record: object, chosen: "list[Step]", resume_command: str) -> None:
+def _run(
+    plan: "Plan", store: "Store", record: object, chosen: "list[Step]", resume_command: str, max_parallel: int
+) -> None:
     from pipeline import display
     from pipeline.runner import Runner
 
     shown = display.choose()
     try:
-        Runner(plan, store, record, shown, resume_command).run(chosen)  # type: ignore[arg-type]
+        Runner(plan, store, record, shown, resume_command, max_parallel).run(chosen)  # type: ignore[arg-type]
     finally:
         shown.close()
 

@@ -32,6 +32,7 @@ class Track(StrictModel):
     value: int = Field(ge=0)
     pause_seconds: float = 0.0
     save_seconds: float | None = None
+    fail: bool = False
     ask: bool = False
     """Ask two questions."""
     questions: dict[str, Question] = {}
@@ -77,7 +78,9 @@ def _numbers(recipe: Recipe) -> dict[str, Step]:
     return {
         name: Step(
             "number",
-            number.Config(value=track.value, pause_seconds=track.pause_seconds, save_seconds=track.save_seconds),
+            number.Config(
+                value=track.value, pause_seconds=track.pause_seconds, save_seconds=track.save_seconds, fail=track.fail
+            ),
             resources=recipe.resources,
             name=f"{name}/number",
         )
