@@ -21,6 +21,7 @@ from pipeline.signals import Asked, stop_signals
 from pipeline.slurm import submission as submissions
 from pipeline.slurm.giving_up import num_timeouts_in_a_row, saved
 from pipeline.slurm.submission import Event, Piece
+from pipeline.slurm.words import CANCELLED, TIME_LIMIT, last_words
 from pipeline.store import Store
 
 if TYPE_CHECKING:
@@ -168,12 +169,12 @@ class Task:
 
     def _stopped(self, asked: Asked) -> int:
         """Requeue, give up, or leave it to Slurm."""
+        words = last_words(submissions.log_file(self.store, self.submission.id, self.job.name, self.number))
         is_preempted, seconds_left = _what_slurm_says(asked.at)
-        is_timeout = not is_preempted and self._is_timeout(asked.number, seconds_left)
-        if asked.number == signal.SIGTERM:
-            return self._ended("stopped", TERMINATED, "stopped by SIGTERM: cancelled or preempted")
-        if asked.number is None and not is_preempted:
-            return self._ended("stopped", TERMINATED, "its process was told to stop, by hand or by Slurm")
+        is_timeout = not is_preempted and self._is_timeout(asked.number, seconds_left, words)
+        is_slurms = asked.number == signal.SIGTERM or (asked.number is None and not is_preempted)
+        if words == CANCELLED or (is_slurms and not is_timeout):  # it knows itself whether it starts this again
+            return self._ended("stopped", TERMINATED, words or "it was cancelled, or told to stop by hand")
         progress = saved(self.store, self.pieces, self._resumed)
         if is_timeout:
             num_timeouts = num_timeouts_in_a_row([*self._events(), self._event("requeued", True, progress)])
@@ -182,14 +183,11 @@ class Task:
         reason = "the time limit is near" if is_timeout else "preempted" if is_preempted else "stopped by SIGUSR2"
         return self._ended("requeued", Stopped.exit_code, reason, is_timeout, progress)
 
-    def _is_timeout(self, number: int | None, seconds_left: float | None) -> bool:
-        """Whether the time limit is the cause. What Slurm does not tell is taken for one.
-
-        SIGTERM is no sign of it: a cancelled job has no time left either, and must not be requeued.
-        """
-        if number != signal.SIGUSR2:
-            return False
-        return seconds_left is None or seconds_left <= self.job.signal_seconds + EARLY_SECONDS
+    def _is_timeout(self, number: int | None, seconds_left: float | None, words: str) -> bool:
+        """Whether the time limit is the cause. What Slurm does not tell is taken for one: there it sends SIGUSR2."""
+        if number == signal.SIGUSR2:
+            return seconds_left is None or seconds_left <= self.job.signal_seconds + EARLY_SECONDS
+        return words == TIME_LIMIT
 
     def _gave_up(self, num_timeouts: int, progress: float) -> int:
         reason = (
@@ -255,15 +253,17 @@ def _what_slurm_says(at: float) -> tuple[bool, float | None]:
     from pipeline.slurm import queue
 
     job_id, end = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_END_TIME")
+    task = int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
     seconds_left = float(end) - at if end and at else None
     try:
         entries = queue.ask([int(job_id)]) if job_id else []
     except queue.Silent:
         return False, seconds_left  # a container has no squeue
-    for entry in entries:
+    for entry in (each for each in entries if each.task == task):  # the number of one is that of its array, too
         if entry.is_preempted or entry.state == "PREEMPTED":
             return True, None
-        seconds_left = entry.ends - at if entry.ends and at else seconds_left
+        if entry.state == "RUNNING" and entry.ends:  # of another, that is when it was ended
+            seconds_left = entry.ends - at
     return False, seconds_left
 
 

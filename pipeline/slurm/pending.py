@@ -28,6 +28,7 @@ _WORDS = {
     "Licenses": "waits for a license",
     "Cleaning": "is being cleaned up after its last start",
 }
+_NODES_DOWN = "Nodes required for job are DOWN"
 _HELD = "launch failed requeued held"
 
 
@@ -37,6 +38,8 @@ def why(entry: Entry) -> str:
     job = f"{entry.job_id}_{entry.task}" if entry.task else str(entry.job_id)
     if word == "BeginTime" and entry.eligible:
         return f"may start again at {time.strftime('%H:%M:%S', time.localtime(entry.eligible))}"
+    if word == _NODES_DOWN:
+        return "nodes that it needs are down, drained or reserved for jobs of a higher priority"
     if word == _HELD:
         return f"held, since a node could not start it; release it: scontrol release {job}"
     if word.startswith("QOS"):

@@ -4,7 +4,6 @@ It comes from the task's own events, from Slurm as long as it remembers the job,
 job's log; the store alone is enough where Slurm cannot be asked.
 """
 
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,23 +14,12 @@ from pipeline.slurm import pending, queue
 from pipeline.slurm.queue import ENDED, Entry
 from pipeline.slurm.submission import Event
 from pipeline.slurm.tasks import Task, events, is_done, log_file
+from pipeline.slurm.words import CANCELLED, MEMORY, TIME_LIMIT, last_words
 from pipeline.store import Store
 from pipeline.tail import last_lines
 
 LOG_NOT_WRITTEN = 128 + 53
 """What Slurm reports of a job whose output it could not open on its node."""
-_CANCELLED = re.compile(
-    r"^slurmstepd\S*: error: \*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+?(?: DUE TO (.+?))? \*\*\*"
-)
-_MEMORY = "it used more memory than it had asked for (memory in the profile)"
-_OOM_KILL = re.compile(r"^slurmstepd\S*: error: .*oom[-_]kill", re.IGNORECASE)
-_DUE_TO = {
-    "TIME LIMIT": "it reached its time limit",
-    "NODE FAILURE": "its node failed",
-    "PREEMPTION": "it was preempted",
-    "JOB REQUEUE": "it was requeued by hand",
-    None: "it was cancelled",
-}
 
 
 @dataclass(frozen=True)
@@ -99,13 +87,13 @@ class Watcher:
     def _why_it_waits(self, task: Task, entry: Entry) -> str:
         if entry.reason == "Dependency":
             waits_for = [each.label for each in task.needed() if not is_done(self._store, each)]
-            return f"waits for {_listed(waits_for)}"
+            return f"waits for {_listed(waits_for)}" if waits_for else "is about to start"
         return pending.why(entry)
 
     def _why_again(self, task: Task, last: Event) -> str:
         if last.what == "requeued":
             return last.reason
-        return self._slurms_words(task) or "its node failed or it was preempted"
+        return last_words(log_file(self._store, task)) or "its node failed or it was preempted"
 
     def _over(self, task: Task, entry: Entry | None, said: list[Event]) -> Standing:
         last = said[-1] if said else None
@@ -115,7 +103,8 @@ class Watcher:
             return Standing("failed", f"{task.label} on {last.node}: {last.reason}", is_over=True)
         if not last and (culprit := self._culprit(task)):
             names = ", ".join(piece.name for piece in culprit.pieces)
-            return Standing("lost", f"{task.label} never started, since {culprit.label} ({names}) failed", is_over=True)
+            how = "was cancelled" if self.standing(culprit).word == "cancelled" else "failed"
+            return Standing("lost", f"{task.label} never started, since {culprit.label} ({names}) {how}", is_over=True)
         word, text = self._end(task, entry, last)
         return Standing(word, f"{task.label}{f' on {last.node}' if last else ''}: {text}", is_over=True)
 
@@ -123,19 +112,19 @@ class Watcher:
         """What ended it, which it did not say itself."""
         state = entry.state if entry else ""
         saved = _kept(last)
-        words = self._slurms_words(task)
+        words = last_words(log_file(self._store, task))
         if last and last.what == "stopped" and state in ("", "FAILED", "CANCELLED", "COMPLETED"):
-            return "cancelled", f"was cancelled, or stopped by hand{saved}"
-        if state == "CANCELLED" or (not state and words == _DUE_TO[None]):
+            return "cancelled", f"{last.reason}{saved}"
+        if state == "CANCELLED" or (not state and words == CANCELLED):
             return "cancelled", f"was cancelled{saved}" if last else "was cancelled before it started"
-        if state == "TIMEOUT" or words == _DUE_TO["TIME LIMIT"]:
+        if state == "TIMEOUT" or words == TIME_LIMIT:
             hint = f" ({task.job.signal_seconds} s were not enough to save: more signal_seconds, or more time)"
             too_short = last is not None and last.what == "started"
             return "failed", f"reached its time limit and was killed{hint if too_short else saved}"
         if state in ("NODE_FAIL", "BOOT_FAIL"):
             return "failed", f"node {entry.nodes if entry else '?'} failed, and Slurm did not requeue it{saved}"
-        if state == "OUT_OF_MEMORY" or words == _MEMORY:
-            return "failed", f"was killed: {_MEMORY}{saved}"
+        if state == "OUT_OFMEMORY" or words == MEMORY:
+            return "failed", f"was killed: {MEMORY}{saved}"
         if entry and entry.exit_code == LOG_NOT_WRITTEN:
             return "failed", f"could not write its log on {entry.nodes}: is {self._store.root} there, and writable?"
         if last and last.what == "requeued":
@@ -156,15 +145,6 @@ class Watcher:
             if not is_done(self._store, needed) and not self.is_alive(needed) and not is_unknown:
                 return (None if events(self._store, needed) else self._culprit(needed)) or needed
         return None
-
-    def _slurms_words(self, task: Task) -> str:
-        """What the job's log says of its last end, if that is the last that was written."""
-        for line in reversed(last_lines(log_file(self._store, task), 5)):
-            if found := _CANCELLED.match(line):
-                return _DUE_TO.get(found[1], f"Slurm ended it: {found[1]}")
-            if _OOM_KILL.match(line):
-                return _MEMORY
-        return ""
 
 
 def _kept(last: Event | None) -> str:

@@ -123,10 +123,9 @@ def test_close_to_the_time_limit_it_saves_and_asks_to_be_requeued(batch, tmp_pat
     event = task.events()[-1]
     assert (event.what, event.is_timeout, event.exit_code) == ("requeued", True, 75)
     assert "the time limit is near" in event.reason and "the time limit is near" in output
-    began = time.monotonic()
     assert task.run(SLURM_RESTART_COUNT="1")[0] == 0
-    assert time.monotonic() - began < 2.9 + 1, "it went on where it was"
-    assert manifest(tmp_path / "store", "number")["metrics"]["attempts"] == 2
+    made = manifest(tmp_path / "store", "number")
+    assert made["metrics"]["attempts"] == 2 and made["duration_seconds"] < 3, "it went on where it was"
 
 
 def test_after_some_time_limits_without_progress_it_gives_up(batch):
@@ -167,7 +166,7 @@ def test_terminated_it_leaves_it_to_slurm_whether_to_go_on(batch):
     assert code == 143, errors
     event = task.events()[-1]
     assert (event.what, event.is_timeout, event.exit_code) == ("stopped", False, 143)
-    assert "cancelled or preempted" in event.reason
+    assert event.reason == "it was cancelled, or told to stop by hand"
 
 
 def test_signals_to_every_process_twice_do_not_disturb_the_saving(batch, tmp_path):
