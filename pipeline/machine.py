@@ -1,6 +1,8 @@
 """What this machine lets this process use: CPU cores, memory, GPUs, disk.
 
 A container or a Slurm job may have less than the hardware, so affinity and control groups (v1 and v2) count too.
+
+What is to run on another machine can be judged before it is there: within `judged(node)` all of this is about that one.
 """
 
 import functools
@@ -9,7 +11,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from pipeline.strict import StrictModel
 NVIDIA_SMI_SECONDS = 10
 CORES_VARIABLE = "PIPELINE_CPU_COUNT"
 """Cores of a step that shares the machine with others (`pipeline.share`)."""
+ENOUGH_BYTES = 2**60
+_JUDGED = "PIPELINE_JUDGED_NODE"
 _QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free"
 
 
@@ -29,6 +34,44 @@ class Gpu(StrictModel):
     name: str
     memory_total_bytes: int
     memory_free_bytes: int
+
+
+class Node(StrictModel):
+    """Another machine, as far as it is known; of what is not known it is taken to have enough."""
+
+    num_nodes: int = 1
+    """Machines like this that work together."""
+    cpu_count: int = 1
+    memory_bytes: int = ENOUGH_BYTES
+    num_gpus: int = 0
+    gpu_memory_bytes: int = ENOUGH_BYTES
+    """Of each GPU."""
+
+
+@contextmanager
+def judged(node: Node, environment: Mapping[str, str]) -> Iterator[None]:
+    """Within, this module tells of `node`, which has these variables, in this process and in those that it starts."""
+    variables = {**environment, _JUDGED: node.model_dump_json(), "SLURM_JOB_NUM_NODES": str(node.num_nodes)}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def is_here() -> bool:
+    """Whether this machine is the one that is told of: packages, programs and local disks of another are not seen."""
+    return _JUDGED not in os.environ
+
+
+def _node() -> Node | None:
+    text = os.environ.get(_JUDGED)
+    return Node.model_validate_json(text) if text else None
 
 
 def describe() -> dict[str, Any]:
@@ -47,6 +90,8 @@ def cpu_count() -> int:
 
     Not every Slurm holds a job to its cores, but the others belong to other jobs.
     """
+    if node := _node():
+        return node.cpu_count
     allowed = len(os.sched_getaffinity(0))
     quotas = [*_cpu_quotas_v2(), *_cpu_quotas_v1(), *_counts("SLURM_CPUS_ON_NODE"), *_counts(CORES_VARIABLE)]
     return max(1, min([allowed, *(math.ceil(quota) for quota in quotas)]))
@@ -64,11 +109,15 @@ def cpu_flags() -> frozenset[str]:
 
 def memory_total_bytes() -> int:
     """Physical memory, or the control groups' limit where that is lower."""
+    if node := _node():
+        return node.memory_bytes
     return min([_memory_info("MemTotal"), *(limit for limit, _ in _memory_limits())])
 
 
 def memory_available_bytes() -> int:
     """What new processes can take before the kernel swaps or kills."""
+    if node := _node():
+        return node.memory_bytes
     return min([_memory_info("MemAvailable"), *(limit - used for limit, used in _memory_limits())])
 
 
@@ -78,9 +127,18 @@ def disk_free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-@functools.cache
 def gpus() -> tuple[Gpu, ...]:
     """The visible NVIDIA GPUs; none where nvidia-smi is missing, fails or hangs. Asked once per process."""
+    if node := _node():
+        total = node.gpu_memory_bytes
+        gpu = Gpu(index=0, uuid="", name="GPU", memory_total_bytes=total, memory_free_bytes=total)
+        return tuple(gpu.model_copy(update={"index": index}) for index in range(node.num_gpus))
+    return own_gpus()
+
+
+@functools.cache
+def own_gpus() -> tuple[Gpu, ...]:
+    """Those of this machine."""
     command = ["nvidia-smi", _QUERY, "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NVIDIA_SMI_SECONDS)

@@ -79,7 +79,7 @@ def workflow() -> Any:
 
     Recipe                      its type; `tracks` maps the names of what is trained
     steps(recipe)               what is to be done
-    problems(recipe, pending)   lines about what several sections together get wrong
+    problems(recipe, pending, judged)   lines about what several sections together get wrong, for the work of `judged`
     servable(recipe)            name -> Service: the tracks' models and others that `serve` can offer
     answer_owners(recipe)       fingerprints of the models and endpoints whose answers may be in the store
     SCORING                     names of the stages that score stored answers, without a model

@@ -13,13 +13,17 @@ from pipeline.store import Store
 _AT_ONCE = 4
 
 
-def check(plan: Plan, pending: list[Step], store: Store) -> None:
-    """Ask the workflow, and every stage and service of `pending`, for problems. Raises UserError with all of them."""
+def check(plan: Plan, pending: list[Step], store: Store, judged: list[Step] | None = None) -> None:
+    """Ask the workflow, and every stage and service, for problems. Raises UserError with all of them.
+
+    `judged`: those of the pending steps that this machine is to do; by default all.
+    """
+    judged = pending if judged is None else judged
     problems = _store_problems(store.root) + [
-        f"{plan.name}: {problem}" for problem in workflow().problems(plan.recipe, pending)
+        f"{plan.name}: {problem}" for problem in workflow().problems(plan.recipe, pending, judged)
     ]
     asked: dict[str, tuple[str, Work]] = {}
-    for step in pending:
+    for step in judged:
         for work in filter(None, (step, step.service)):
             asked.setdefault(work.fingerprint, (step.name, work))
     with ThreadPoolExecutor(_AT_ONCE) as pool:  # a stage may ask another program, which takes seconds

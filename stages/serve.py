@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from pipeline import machine
 from pipeline.artifact import Artifact
-from pipeline.machine import cpu_count
 from pipeline.stage import Resources
 from pipeline.strict import LocalPath, StrictModel
 from stages._serving.names import served_model_name
@@ -84,9 +84,11 @@ class Inputs(StrictModel):
 
 
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
-    """Whether the interpreter is there and has vLLM."""
+    """Whether the interpreter is there and has vLLM, seen from the machine where it will be."""
     from stages._serving.builds import vllm_build
 
+    if not machine.is_here():
+        return []
     if config.python and not config.python.is_file():
         return [f"serve.python: found nothing at {config.python}, expected a Python interpreter"]
     if vllm_build(config.python) is None:
@@ -162,7 +164,7 @@ def _lora_arguments(adapters: dict[str, Artifact]) -> list[str]:
 
 def _cpu_environment(config: Config, resources: Resources) -> dict[str, str]:
     """VLLM's own choice leaves one core idle for its scheduler, which on two cores is half of the machine."""
-    cores = sorted(os.sched_getaffinity(0))[: resources.num_threads or cpu_count()]
+    cores = sorted(os.sched_getaffinity(0))[: resources.num_threads or machine.cpu_count()]
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),

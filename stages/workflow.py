@@ -80,11 +80,16 @@ def _alone(who: Respondent, recipe: Recipe) -> Service | None:
     return Respondent(who.name, serve, who.model, who.adapter, adapters).service(recipe.resources)
 
 
-def problems(recipe: Recipe, pending: list[Step]) -> list[str]:
-    """What can be found by looking at several sections together, before anything is downloaded."""
-    stages = {step.stage for step in pending}
-    lines = _size_problems(recipe, stages) if "train" in stages and "prepare_model" in stages else []
-    return lines + _benchmark_problems(recipe, pending)
+def problems(recipe: Recipe, pending: list[Step], judged: list[Step] | None = None) -> list[str]:
+    """What can be found by looking at several sections together, before anything is downloaded.
+
+    `judged`: whose work this machine is to do, by default all that is pending.
+    """
+    judged = pending if judged is None else judged
+    is_unknown = {"train", "prepare_model"} <= {step.stage for step in pending}
+    sized = {"train", "merge"} & {step.stage for step in judged}
+    lines = _size_problems(recipe, sized) if sized and is_unknown else []
+    return lines + _benchmark_problems(recipe, judged)
 
 
 def _size_problems(recipe: Recipe, stages: set[str]) -> list[str]:
@@ -97,10 +102,12 @@ def _size_problems(recipe: Recipe, stages: set[str]) -> list[str]:
     shapes, count = sources.shapes(recipe.model.source), sources.num_parameters(recipe.model)
     lines = target_problems(recipe.init, shapes) if shapes else []
     if count is None or lines:
-        return lines
+        return lines if "train" in stages else []
     trained = num_trainable(recipe.init, shapes, count)
     lines = merge.size_problems(recipe.merge, count) if "merge" in stages else []
-    return lines + size_problems(recipe.train, recipe.resources, count, shapes, trained)
+    if "train" in stages:
+        lines += size_problems(recipe.train, recipe.resources, count, shapes, trained)
+    return lines
 
 
 def _benchmark_problems(recipe: Recipe, pending: list[Step]) -> list[str]:

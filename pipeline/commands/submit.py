@@ -54,6 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_scripts(batch)
         return 0
+    submitting.preflight(order)
     submitting.refuse_work_in_progress(order, _command(arguments, "cancel"))
     _print_table(order, batch)
     submitting.submit(order, batch, _print_submitted)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from pipeline.machine import ENOUGH_BYTES, Node
 from pipeline.plan import workflow
 from pipeline.strict import StrictModel
 
@@ -134,6 +135,22 @@ class Options(StrictModel):
                 "raise time, or lower signal_seconds"
             )
         return self
+
+    def node(self) -> Node:
+        """A node as a job gets it. What is not said, it has enough of; of cores Slurm gives one."""
+        number = re.fullmatch(r"(?:[^:]+:)?(\d+)", str(self.gpus_per_node or self._gres() or 0))
+        return Node(
+            num_nodes=self.nodes,
+            cpu_count=self.cpus_per_task or 1,
+            memory_bytes=(memory_bytes(self.memory) if self.memory is not None else 0) or ENOUGH_BYTES,
+            num_gpus=int(number[1]) if number else 1,
+            gpu_memory_bytes=memory_bytes(self.gpu_memory) if self.gpu_memory is not None else ENOUGH_BYTES,
+        )
+
+    def _gres(self) -> str | None:
+        """GPUs that are asked for in the older way: --gres=gpu:a100:4."""
+        found = (re.match(r"--gres=gpu(?::([^,]+))?", option) for option in self.options)
+        return next((each[1] or "1" for each in found if each), None)
 
     def over(self, below: "Options") -> "Options":
         """These fields where they are given, else those of `below`; environment variables one by one."""

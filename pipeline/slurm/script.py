@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.downloads import VARIABLE
 from pipeline.slurm import submission
 from pipeline.slurm.jobs import slug
 from pipeline.slurm.profile import Options, Profile
@@ -159,7 +160,7 @@ def _body(batch: Batch, job: Job, options: Options) -> str:
 
 
 def _environment(profile: Profile, options: Options) -> str:
-    fetched = {"PIPELINE_FETCHED": str(profile.fetched)} if profile.fetched else {}
+    fetched = {VARIABLE: str(profile.fetched)} if profile.fetched else {}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in {**fetched, **options.environment}.items()]
     return "".join(f"{line}\n" for line in [*lines, *([""] if lines else [])])
 

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import machine
+from pipeline.downloads import VARIABLE
 from pipeline.errors import StepFailed, UserError
-from pipeline.plan import Plan, frozen
+from pipeline.plan import Plan, frozen, workflow
+from pipeline.preflight import check
 from pipeline.slurm import queue, sbatch, script, submission
 from pipeline.slurm.jobs import arrange, slug
 from pipeline.slurm.profile import Profile
@@ -66,6 +69,25 @@ def commands(batch: Batch) -> list[tuple[Job, list[str]]]:
 def script_file(batch: Batch, job: Job) -> Path:
     """Where its script is kept."""
     return submission.folder(batch.store, batch.submission.id) / f"{job.name}.sh"
+
+
+def preflight(order: Order) -> None:
+    """Judge each kind of work as if this were a node that the profile gives it. Raises UserError.
+
+    What only the node itself can tell is left to the job: it begins with the same preflight.
+    """
+    problems: list[str] = []
+    for kind in dict.fromkeys(workflow().KINDS[step.stage] for step in order.pending):
+        judged = [step for step in order.pending if workflow().KINDS[step.stage] == kind]
+        options = order.profile.options(kind)
+        fetched = {VARIABLE: str(order.profile.fetched)} if order.profile.fetched else {}
+        try:
+            with machine.judged(options.node(), {**options.environment, **fetched}):
+                check(order.plan, order.pending, order.store, judged)
+        except UserError as error:
+            problems += [f"{line} ({order.cluster}: {kind})" for line in error.problems]
+    if problems:
+        raise UserError(*problems)
 
 
 def submit(order: Order, batch: Batch, told: Callable[[Job], None]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints
 
+from pipeline import machine
 from pipeline.errors import StepFailed, UserError
 from pipeline.fingerprint import fingerprint
 from pipeline.stage import Resources
@@ -41,8 +42,8 @@ class Endpoint(StrictModel):
         return fingerprint("endpoint", 1, identity, {})
 
     def problems(self) -> list[str]:
-        """What can be seen without asking it."""
-        if self.api_key_variable and not os.environ.get(self.api_key_variable):
+        """What can be seen without asking it. A job may get the key where it runs."""
+        if machine.is_here() and self.api_key_variable and not os.environ.get(self.api_key_variable):
             return [f"endpoint {self.url}: the environment variable {self.api_key_variable} is not set; export the key"]
         return []
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipeline import machine
 from pipeline.stage import Resources
 from stages._training import layout
 
@@ -40,7 +41,7 @@ def _package_problems(config: Config) -> Iterator[str]:
 
 def _tracker_problems(resources: Resources) -> Iterator[str]:
     packages = {"mlflow": "mlflow-skinny"}
-    for name in resources.trackers:
+    for name in resources.trackers if machine.is_here() else ():
         if not _installed(name):
             package = packages.get(name, name)
             yield f"resources.trackers: got {name}, which needs the package {package}; install it, or leave {name} out"
@@ -55,7 +56,7 @@ def _device_problems(config: Config, device: str) -> Iterator[str]:
         yield from _gpu_package("attention: got flash_attention_2", "flash_attn", "flash-attn", device, "auto")
     if config.liger:
         yield from _gpu_package("liger: got true", "liger_kernel", "liger-kernel", device, "false")
-    if config.compile and device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+    if config.compile and device == "cpu" and machine.is_here() and not shutil.which(os.environ.get("CXX", "g++")):
         yield "train.compile: got true, which needs a C++ compiler on a CPU, found no g++; install it, or use false"
 
 
@@ -73,11 +74,11 @@ def _offload_problems(config: Config, resources: Resources) -> Iterator[str]:
     folder = resources.offload_dir
     if folder is None:
         yield f"train.{names[0]}: got nvme without a folder; set resources.offload_dir to one on a fast local disk"
-    elif not folder.is_dir() or not os.access(folder, os.W_OK):
+    elif machine.is_here() and (not folder.is_dir() or not os.access(folder, os.W_OK)):
         yield f"resources.offload_dir: {folder} is no folder that can be written; make it, or name another"
 
 
 def _installed(module: str) -> bool:
-    """A folder of that name, such as wandb leaves behind, is no package."""
+    """A folder of that name, such as wandb leaves behind, is no package. On another machine everything may be."""
     found = importlib.util.find_spec(module)
-    return found is not None and found.origin is not None
+    return not machine.is_here() or (found is not None and found.origin is not None)

@@ -148,7 +148,7 @@ def shortages(config: Config, resources: Resources, needed: Need, num_processes:
             f"{_gib(machine.memory_total_bytes())} of memory; use nvme, or offload less"
         )
     folder = resources.offload_dir
-    if needed.files and folder and needed.files * share > machine.disk_free_bytes(folder):
+    if needed.files and folder and machine.is_here() and needed.files * share > machine.disk_free_bytes(folder):
         lines.append(
             f"{folder}: offload to nvme needs about {_gib(needed.files * share)}, found "
             f"{_gib(machine.disk_free_bytes(folder))} free; name another resources.offload_dir"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import machine
 from pipeline.stage import Resources
 from stages._training import layout
 from stages._training.deepspeed_config import on_this_machine
@@ -25,8 +26,10 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def problems(config: Config, resources: Resources) -> list[str]:
-    """DeepSpeed's complaint; none for a batch that cannot be shared out: that is a line already."""
-    if layout.problems(config, layout.num_processes(resources)):
+    """DeepSpeed's complaint; none for a batch that cannot be shared out: that is a line already. DeepSpeed is asked
+    where the training will be.
+    """
+    if not machine.is_here() or layout.problems(config, layout.num_processes(resources)):
         return []
     chosen = on_this_machine(config, resources)
     return list(complaints(json.dumps(chosen, sort_keys=True), layout.device(resources)))

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import machine
 from pipeline.downloads import HubFiles
 from pipeline.errors import UserError
 from stages import _hub
@@ -33,11 +34,7 @@ def problems(source: Source) -> list[str]:
         return _hub_problems(source)
     if source.kind == "local":
         return _local_problems(source)
-    try:
-        gguf_file(source)
-    except UserError as error:
-        return list(error.problems)
-    return []
+    return _gguf_problems(source) if machine.is_here() else []
 
 
 def shapes(source: Source) -> Shapes | None:
@@ -45,7 +42,7 @@ def shapes(source: Source) -> Shapes | None:
     if source.kind == "local":
         return _local_shapes(source.path)
     if source.kind == "gguf":
-        return shapes_of_gguf(gguf_file(source)) if not problems(source) else None
+        return shapes_of_gguf(gguf_file(source)) if not _gguf_problems(source) else None
     snapshot = cached_snapshot(source)
     return shapes_of_folder(snapshot) if snapshot else None
 
@@ -71,6 +68,14 @@ def disk_problems(config: Config, store: Path) -> list[str]:
         return []
     found = f"{needed / 2**30:.1f} GiB, found {free / 2**30:.1f} GiB free"
     return [f"{store}: the model needs {found}; use --store on a larger disk"]
+
+
+def _gguf_problems(source: Gguf) -> list[str]:
+    try:
+        gguf_file(source)
+    except UserError as error:
+        return list(error.problems)
+    return []
 
 
 def gguf_file(source: Gguf) -> Path:

@@ -59,7 +59,7 @@ def two_gpus(tmp_path, monkeypatch) -> None:
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    machine.gpus.cache_clear()
+    machine.own_gpus.cache_clear()
 
 
 @pytest.mark.parametrize(("visible", "found"), [(None, [0, 1]), ("1", [1]), ("GPU-aaa", [0]), ("", []), ("-1", [])])
@@ -67,12 +67,12 @@ def test_gpus_are_the_visible_ones(two_gpus, monkeypatch, visible, found):
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu.index for gpu in machine.gpus()] == found
-    machine.gpus.cache_clear()
+    machine.own_gpus.cache_clear()
 
 
 def test_gpu_memory_is_in_bytes(two_gpus):
     assert machine.gpus()[0].memory_total_bytes == 80 * 2**30
-    machine.gpus.cache_clear()
+    machine.own_gpus.cache_clear()
 
 
 def test_describe_is_quick_and_json():
