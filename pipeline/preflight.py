@@ -19,7 +19,7 @@ def check(plan: Plan, pending: list[Step], store: Store, judged: list[Step] | No
     `judged`: those of the pending steps that this machine is to do; by default all.
     """
     judged = pending if judged is None else judged
-    problems = _store_problems(store.root) + [
+    problems = store_problems(store.root) + [
         f"{plan.name}: {problem}" for problem in workflow().problems(plan.recipe, pending, judged)
     ]
     asked: dict[str, tuple[str, Work]] = {}
@@ -43,7 +43,8 @@ def problems_of(work: Work, store: Store) -> list[str]:
     return preflight(work.config, resources, sealed_inputs(work, store))
 
 
-def _store_problems(root: Path) -> list[str]:
+def store_problems(root: Path) -> list[str]:
+    """A line if nothing can be written there."""
     existing = next(path for path in (root, *root.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         return [f"store {root}: cannot be written; name another with --store DIR"]

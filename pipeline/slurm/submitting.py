@@ -12,7 +12,7 @@ from pipeline import machine
 from pipeline.downloads import VARIABLE
 from pipeline.errors import StepFailed, UserError
 from pipeline.plan import Plan, frozen, workflow
-from pipeline.preflight import check
+from pipeline.preflight import check, store_problems
 from pipeline.slurm import queue, sbatch, script, submission
 from pipeline.slurm.jobs import arrange, slug
 from pipeline.slurm.profile import Profile
@@ -76,6 +76,8 @@ def preflight(order: Order) -> None:
 
     What only the node itself can tell is left to the job: it begins with the same preflight.
     """
+    if lines := store_problems(order.store.root):
+        raise UserError(*lines)
     problems: list[str] = []
     for kind in dict.fromkeys(workflow().KINDS[step.stage] for step in order.pending):
         judged = [step for step in order.pending if workflow().KINDS[step.stage] == kind]

@@ -206,7 +206,7 @@ def test_a_store_that_cannot_be_written_is_refused(submit, folder):
     told = submit(store=folder / "file")
     assert (told.returncode, told.stderr) == (
         2,
-        f"store {folder / 'file'}: cannot be written (Not a directory); name another with --store DIR\n",
+        f"store {folder / 'file'}: cannot be written; name another with --store DIR\n",
     )
 
 
