@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.slurm.profile import seconds
 from pipeline.slurm.submission import Job
 
 PATIENCE_SECONDS = 120
@@ -59,6 +60,17 @@ def check(script: Path) -> None:
         if "node configuration is not available" in str(refused) and _are_nodes_down():
             return
         raise
+
+
+def partitions() -> dict[str, int]:
+    """Seconds that a job of each partition may take, 0 for no limit; that of the default one also under the name ""."""
+    limits: dict[str, int] = {}
+    for line in _ask(["sinfo", "--noheader", "--format=%P %l"]).splitlines():
+        name, _, limit = line.strip().rpartition(" ")
+        limits[name.removesuffix("*")] = 0 if limit == "infinite" else seconds(limit)
+        if name.endswith("*"):
+            limits[""] = limits[name.removesuffix("*")]
+    return limits
 
 
 def command(job: Job, script: Path, ids: Mapping[str, int | str]) -> list[str]:

@@ -15,7 +15,7 @@ from pipeline.plan import Plan, frozen, workflow
 from pipeline.preflight import check, store_problems
 from pipeline.slurm import queue, sbatch, script, submission
 from pipeline.slurm.jobs import arrange, slug
-from pipeline.slurm.profile import Profile
+from pipeline.slurm.profile import Profile, seconds
 from pipeline.slurm.script import Batch
 from pipeline.slurm.submission import Job, Piece, Submission
 from pipeline.step import Step
@@ -190,15 +190,31 @@ def _write(order: Order, batch: Batch, folder: Path) -> None:
 
 
 def _refuse_what_slurm_refuses(order: Order, batch: Batch) -> None:
-    """Every job's options, of which equal ones are asked about once."""
+    """Every job's options, and what would be accepted and never start."""
     reasons: dict[str, list[str]] = {}
     for job in batch.submission.jobs:
         try:
             sbatch.check(script_file(batch, job))
         except sbatch.Refused as refused:
             reasons.setdefault(str(refused), []).append(job.kind)
-    if reasons:
-        raise UserError(*(_explained(order, reason, kinds) for reason, kinds in reasons.items()))
+    lines = [_explained(order, reason, kinds) for reason, kinds in reasons.items()]
+    if lines := lines or list(_too_long(order, batch)):
+        raise UserError(*lines)
+
+
+def _too_long(order: Order, batch: Batch) -> Iterator[str]:
+    """Times above what the partition allows, for which a job waits for ever; a QOS may allow more."""
+    limits = sbatch.partitions()
+    for kind in dict.fromkeys(job.kind for job in batch.submission.jobs):
+        options = order.profile.options(kind)
+        names = (options.partition or "").split(",")
+        found = [limits.get(name, 0) for name in names]
+        if options.time is not None and options.qos is None and all(0 < each < seconds(options.time) for each in found):
+            yield (
+                f"{order.cluster}: {kind}: time: {options.time}: partition {options.partition or '(default)'} allows "
+                f"{max(found) // 60} minutes; lower time, since training that reaches it is saved and goes on, or name "
+                f"another partition"
+            )
 
 
 _FIELDS = {

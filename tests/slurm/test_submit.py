@@ -90,7 +90,7 @@ def test_a_recipe_is_done_by_its_jobs_in_the_order_of_what_they_need(submit, fol
     assert [(job.name, len(job.tasks)) for job in made.jobs] == [("number", 2), ("sum", 1)]
     for job in made.jobs:
         assert f"submitted {job.job_id}  {job.name}" in told.stdout
-    cluster.wait_for_jobs()
+    cluster.wait_for(*(str(job.job_id) for job in made.jobs))
     totals = list((folder / "store" / "add").glob("*/summary.md"))
     assert [file.read_text() for file in totals] == ["total 3.0\n"]
     for name in ("number-0", "number-1", "sum-0"):
@@ -103,7 +103,7 @@ def test_a_recipe_is_done_by_its_jobs_in_the_order_of_what_they_need(submit, fol
 def test_what_waits_in_the_queue_is_not_submitted_again(submit, folder, cluster, hold):
     assert submit("--only", "b/number").returncode == 0
     made = only(folder)
-    queue = cluster.ask("squeue", "--noheader", "--array")
+    before = cluster.jobs()
     told = submit()
     assert told.returncode == 2
     assert told.stderr.startswith(
@@ -111,7 +111,7 @@ def test_what_waits_in_the_queue_is_not_submitted_again(submit, folder, cluster,
     )
     assert "python -m pipeline cancel" in told.stderr
     assert len(told.stderr.splitlines()) == 1
-    assert cluster.ask("squeue", "--noheader", "--array") == queue
+    assert cluster.jobs() <= before
     cluster.ask("scancel", str(made.jobs[0].job_id))
     assert submit("--only", "b/number").returncode == 0
 
@@ -142,12 +142,23 @@ def test_what_another_run_does_now_is_not_submitted(submit, folder, cluster):
 )
 def test_what_slurm_refuses_is_found_before_anything_is_submitted(submit, folder, cluster, line, reason):
     profile(folder, line)
+    before = cluster.jobs()
     told = submit()
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
     assert told.stderr.startswith(f"{folder / 'mine.yaml'}: report: ")
     assert reason in told.stderr
-    assert cluster.ask("squeue", "--noheader") == ""
+    assert cluster.jobs() <= before
     assert list(submission.all_of(Store(folder / "store"))) == []
+
+
+def test_a_time_that_the_partition_never_gives_is_refused(submit, folder, cluster):
+    cluster.ask("scontrol", "update", "PartitionName=urgent", "MaxTime=5")
+    profile(folder, "{partition: urgent}")
+    told = submit()
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert told.stderr.startswith(f"{folder / 'mine.yaml'}: report: time: 10: partition urgent allows 5 minutes; lower")
+    cluster.ask("scontrol", "update", "PartitionName=urgent", "MaxTime=UNLIMITED")
+    assert submit("--only", "a/number").returncode == 0
 
 
 def test_nodes_that_are_down_for_now_are_no_reason_to_refuse(submit, folder, cluster):
@@ -179,7 +190,7 @@ def test_all_is_taken_back_when_slurm_changes_its_mind(submit, folder, cluster, 
         "job first-count: could not be submitted: Job violates QOS limit; cancelled those submitted before: "
         f"{ids[0]}, {ids[1]}\n"
     )
-    assert cluster.ask("squeue", "--noheader") == ""
+    assert not cluster.jobs() & {str(number) for number in ids}
 
 
 @pytest.mark.parametrize(
