@@ -8,6 +8,8 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from pipeline import recipe
+from pipeline.slurm.profile import Options, Profile
 from pipeline.stage import Resources, Workspace
 from stages import prepare_data, tokenize
 from stages._data.formats import Format
@@ -15,12 +17,14 @@ from stages._data.turns import Learn
 from stages.adapters import methods
 from stages.adapters.base import AdapterConfig
 from stages.benchmarks import AnyBenchmark
+from stages.workflow import KINDS
 from tests.stages.conftest import artifact
 from tests.stages.test_tokenize import write_byte_tokenizer
 
 DOCS = Path(__file__).parents[1] / "docs"
 METHODS = (DOCS / "methods.md").read_text()
 BENCHMARKS = (DOCS / "benchmarks.md").read_text()
+SLURM = (DOCS / "slurm.md").read_text()
 DATA = (DOCS / "data.md").read_text()
 
 
@@ -65,3 +69,15 @@ def test_every_format_source_and_way_to_learn_is_described():
     sources = {get_args(each.model_fields["kind"].annotation)[0] for each in get_args(get_args(prepare_data.Source)[0])}
     for name in {*formats, *sources, *get_args(Learn)}:
         assert f"\n| `{name}`" in DATA, name
+
+
+def test_every_field_of_a_cluster_profile_is_described_and_the_examples_are_valid(tmp_path):
+    for name in {*Profile.model_fields, *Options.model_fields} - {"default", "kinds"}:
+        assert re.search(rf"^\|[^|]*`{name}`", SLURM, re.MULTILINE), name
+    examples = re.findall(r"```yaml profile\n(.*?)```", SLURM, re.DOTALL)
+    assert len(examples) == 2
+    for text in examples:
+        (tmp_path / "mine.yaml").write_text(text)
+        recipe.load(tmp_path / "mine.yaml", Profile, [])
+    for kind in KINDS.values():
+        assert f"`{kind}`" in SLURM
