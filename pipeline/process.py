@@ -85,6 +85,12 @@ class Process:
         return self._descriptor
 
 
+def in_words(code: int) -> str:
+    """An exit code for a message, with what it tells by itself."""
+    killed = ": killed by hand, by a scheduler or for want of memory" if code == 128 + signal.SIGKILL else ""
+    return f"exit code {code}{killed}"
+
+
 def wait_for_any(processes: Iterable[Process], timeout_seconds: float) -> None:
     """Return when one of them has ended, or after the timeout."""
     select.select(list(processes), [], [], timeout_seconds)

@@ -8,7 +8,7 @@ from pipeline.display import Display
 from pipeline.errors import StepFailed, Stopped
 from pipeline.job import Job
 from pipeline.plan import Plan, sealed_inputs, workflow
-from pipeline.process import wait_for_any
+from pipeline.process import in_words, wait_for_any
 from pipeline.provenance import provenance
 from pipeline.schedule import Schedule
 from pipeline.services import Server
@@ -198,7 +198,7 @@ class Runner:
 
     def _failure(self, job: Job, code: int) -> str:
         return (
-            f"step {job.step.name} failed (exit code {code}); the end of its log:\n\n{job.process.log_tail()}\n\n"
+            f"step {job.step.name} failed ({in_words(code)}); the end of its log:\n\n{job.process.log_tail()}\n\n"
             f"log: {job.process.log}\nafter mending the cause, continue with: {self.resume_command}"
         )
 

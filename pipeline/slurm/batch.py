@@ -21,7 +21,7 @@ from pipeline.signals import Asked, stop_signals
 from pipeline.slurm import submission as submissions
 from pipeline.slurm.giving_up import num_timeouts_in_a_row, saved
 from pipeline.slurm.submission import Event, Piece
-from pipeline.slurm.words import CANCELLED, TIME_LIMIT, last_words
+from pipeline.slurm.words import CANCELLED, last_words
 from pipeline.store import Store
 
 if TYPE_CHECKING:
@@ -171,28 +171,28 @@ class Task:
         """Requeue, give up, or leave it to Slurm."""
         words = last_words(submissions.log_file(self.store, self.submission.id, self.job.name, self.number))
         is_preempted, seconds_left = _what_slurm_says(asked.at)
-        is_timeout = not is_preempted and self._is_timeout(asked.number, seconds_left, words)
         is_slurms = asked.number == signal.SIGTERM or (asked.number is None and not is_preempted)
-        if words == CANCELLED or (is_slurms and not is_timeout):  # it knows itself whether it starts this again
+        if is_slurms or words == CANCELLED:  # Slurm knows whether it starts this again
             return self._ended("stopped", TERMINATED, words or "it was cancelled, or told to stop by hand")
+        is_timeout = not is_preempted and self._is_timeout(asked.number, seconds_left)
         progress = saved(self.store, self.pieces, self._resumed)
         if is_timeout:
             num_timeouts = num_timeouts_in_a_row([*self._events(), self._event("requeued", True, progress)])
             if num_timeouts >= self.submission.max_timeouts_without_progress:
                 return self._gave_up(num_timeouts, progress)
-        reason = "the time limit is near" if is_timeout else "preempted" if is_preempted else "stopped by SIGUSR2"
+        limit, preempted, hand = "its time limit was near", "it was preempted", "it was sent SIGUSR2 by hand"
+        reason = limit if is_timeout else preempted if is_preempted else hand
         return self._ended("requeued", Stopped.exit_code, reason, is_timeout, progress)
 
-    def _is_timeout(self, number: int | None, seconds_left: float | None, words: str) -> bool:
-        """Whether the time limit is the cause. What Slurm does not tell is taken for one: there it sends SIGUSR2."""
-        if number == signal.SIGUSR2:
-            return seconds_left is None or seconds_left <= self.job.signal_seconds + EARLY_SECONDS
-        return words == TIME_LIMIT
+    def _is_timeout(self, number: int | None, seconds_left: float | None) -> bool:
+        """Whether the time limit is the cause of SIGUSR2. What Slurm does not tell is taken for one."""
+        is_near = seconds_left is None or seconds_left <= self.job.signal_seconds + EARLY_SECONDS
+        return number == signal.SIGUSR2 and is_near
 
     def _gave_up(self, num_timeouts: int, progress: float) -> int:
         reason = (
-            f"gave up: {num_timeouts} time limits in a row without progress; ask for more time or less work, "
-            f"then: {self._resume_command()}"
+            f"gave up: {num_timeouts} time limits in a row without progress; ask for more time (time in the profile), "
+            "or for less work"
         )
         return self._ended("gave up", 1, reason, True, progress)
 

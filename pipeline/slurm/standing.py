@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pipeline.display import duration
+from pipeline.process import in_words
 from pipeline.slurm import pending, queue
 from pipeline.slurm.queue import ENDED, Entry
 from pipeline.slurm.submission import Event
@@ -27,7 +28,9 @@ class Standing:
     """How a task stands."""
 
     word: str
-    """queued, running, ending, done, failed, cancelled, lost, or submitted where Slurm cannot be asked."""
+    """queued, running, ending, done, failed, cancelled, dropped (what it waits for failed), lost (nobody knows why it
+    ended), or submitted where Slurm cannot be asked.
+    """
     text: str
     """In one line: where, since when, or why."""
     is_over: bool
@@ -104,7 +107,9 @@ class Watcher:
         if not last and (culprit := self._culprit(task)):
             names = ", ".join(piece.name for piece in culprit.pieces)
             how = "was cancelled" if self.standing(culprit).word == "cancelled" else "failed"
-            return Standing("lost", f"{task.label} never started, since {culprit.label} ({names}) {how}", is_over=True)
+            return Standing(
+                "dropped", f"{task.label} never started, since {culprit.label} ({names}) {how}", is_over=True
+            )
         word, text = self._end(task, entry, last)
         return Standing(word, f"{task.label}{f' on {last.node}' if last else ''}: {text}", is_over=True)
 
@@ -123,15 +128,18 @@ class Watcher:
             return "failed", f"reached its time limit and was killed{hint if too_short else saved}"
         if state in ("NODE_FAIL", "BOOT_FAIL"):
             return "failed", f"node {entry.nodes if entry else '?'} failed, and Slurm did not requeue it{saved}"
-        if state == "OUT_OFMEMORY" or words == MEMORY:
+        if state == "OUT_OF_MEMORY" or words == MEMORY:
             return "failed", f"was killed: {MEMORY}{saved}"
         if entry and entry.exit_code == LOG_NOT_WRITTEN:
             return "failed", f"could not write its log on {entry.nodes}: is {self._store.root} there, and writable?"
         if last and last.what == "requeued":
-            return "failed", "was to be requeued, which Slurm did not do (JobRequeue or Requeue=0?); all is saved"
+            return (
+                "failed",
+                f"was to be requeued, which did not happen; its log says why{saved}",
+            )
         if entry:
             said = last_lines(log_file(self._store, task), 1)
-            how = f"{entry.state} with exit code {entry.exit_code}, without a word of its own"
+            how = f"ended without a word of its own ({in_words(entry.exit_code)}){saved}"
             return "failed", how + (f"; the last of its log: {said[0]}" if said else "; its log is empty")
         if last is None:
             return "lost", "is forgotten by Slurm and never started: it was cancelled, or its nodes failed"
@@ -150,7 +158,7 @@ class Watcher:
 def _kept(last: Event | None) -> str:
     if last is None:
         return ""
-    return "; what it had not saved is lost" if last.what == "started" else "; it had saved where it was"
+    return "; what it had not saved is lost" if last.what == "started" else "; what it saved is kept"
 
 
 def _says_its_end(said: list[Event]) -> bool:

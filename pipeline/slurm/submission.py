@@ -134,7 +134,8 @@ def all_of(store: Store) -> Iterator[Submission]:
         try:
             yield Submission.model_validate_json(path.read_text())
         except ValueError as error:
-            raise UserError(f"{path}: is damaged or of another version ({error}); move its folder away") from None
+            what = str(error).splitlines()[0]
+            raise UserError(f"{path}: is damaged or of another version ({what}); move its folder away") from None
 
 
 def record(store: Store, submission_id: str, job: str, task: int, event: Event) -> None:
