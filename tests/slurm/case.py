@@ -27,6 +27,7 @@ class Case:
 
     def __init__(self, cluster: Cluster, root: Path, name: str, stages: str = "tests.pipeline.toy") -> None:
         self.cluster = cluster
+        self.name = name
         self.folder = root / f'{name}\'s "folder"'
         self.folder.mkdir()
         self.store = Store(self.folder / "the $store")

@@ -23,7 +23,7 @@ from pipeline.guard import guarded
 
 ROOT = Path(__file__).parents[2]
 NODES = ("n1", "n2")
-CPUS = 4
+CPUS = 8
 """Of each node, whatever the machine has: toy jobs need little."""
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 READY_SECONDS = 30.0
@@ -172,6 +172,11 @@ class Cluster:
         self._start(f"slurmd-{node}", ["slurmd", "-D", "-N", node, "-f", str(self.conf)])
         is_ready = ("idle", "mixed", "allocated")
         self.wait(lambda: self._node_state(node).startswith(is_ready), f"{node} is ready", READY_SECONDS)
+
+    def ensure_node(self, node: str) -> None:
+        """Start it if it does not run."""
+        if f"slurmd-{node}" not in self._daemons:
+            self.start_node(node)
 
     def crash_node(self, node: str) -> None:
         """As if its power failed: slurmd, its step daemons and all of their jobs are gone at once."""

@@ -1,11 +1,8 @@
 """Toy recipes submitted to the test cluster, from the command to the result."""
 
-from pathlib import Path
-from typing import Any
+import re
 
 import pytest
-
-from pipeline.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +19,7 @@ tracks:
 def test_a_sweep_of_four_is_an_array_with_a_limit_on_two_nodes(case):
     """Two tasks at a time, each of more than half a node."""
     sweep = case("it's four").write(SWEEP)
-    sweep.describe(top={"max_array_tasks": 2}, kinds={"prepare": {"cpus_per_task": 3}}).submitted()
+    sweep.describe(top={"max_array_tasks": 2}, kinds={"prepare": {"cpus_per_task": 6}}).submitted()
     numbers, total = sweep.last().jobs
     assert (numbers.name, len(numbers.tasks), numbers.after) == ("number", 4, [])
     assert (total.name, len(total.tasks), total.after) == ("sum", 1, ["number"])
@@ -42,30 +39,11 @@ def test_a_sweep_of_four_is_an_array_with_a_limit_on_two_nodes(case):
     assert sweep.is_done()
 
 
-def test_what_slurm_can_tell_is_refused_before_anything_is_submitted(case):
-    bad = case("bad input").write(SWEEP)
-    wrong: list[tuple[dict[str, Any], str]] = [
-        ({"partition": "nowhere"}, "partition: nowhere: Slurm refuses it: allocation failure: Invalid partition name"),
-        ({"memory": "900G"}, "memory: 900G: Slurm refuses it: allocation failure: Requested node configuration is not"),
-        ({"nodes": 3}, "nodes: 3, cpus_per_task: 1, memory: 50M: Slurm refuses it: allocation failure: Requested node"),
-    ]
-    for options, message in wrong:
-        done = bad.describe(**options).submit()
-        assert done.returncode == 2, done.stdout
-        assert message in done.stderr and len(done.stderr.splitlines()) == 1
-    bad.store = Store(Path("/proc/here"))
-    done = bad.describe().submit()
-    assert done.returncode == 2
-    assert done.stderr.startswith("store /proc/here: cannot be written")
-    assert bad.cluster.ask("squeue", "--noheader") == ""
-
-
 def test_what_only_the_nodes_can_tell_is_a_line_of_status(case):
     lost = case("no python").write(SWEEP).describe(command=["/no/such python"]).submitted()
     module = case("no module").write(SWEEP).describe(setup=["module load nothing"]).submitted()
-    lost.wait()
-    module.wait()
-    for each in (lost, module):
-        print(each.status())
-        print(each.all_logs())
+    told = {lost: "command: '/no/such python' does not start a Python", module: "setup: a line of it failed"}
+    for each, text in told.items():
+        status = each.wait().status()
+        assert len(re.findall(rf"(?m)number +failed +job .*{text}", status)) == 4, status
         assert each.describe().submitted().wait().is_done()

@@ -8,15 +8,13 @@ import pytest
 
 from pipeline.stage import Resources, Workspace
 from stages import train
-from stages._training.spec import TrainSpec
 from tests.slurm.case import Case
 from tests.slurm.tiny import start as tiny_start
 from tests.slurm.tiny.train import SETTINGS
+from tests.slurm.toy_training import processes, ranks, submit
 from tests.stages.test_train import assert_equal_runs, losses
 
 pytestmark = pytest.mark.slow
-
-TWO_NODES = ("--nodes=2", "--cpus-per-task=1", "--no-requeue")
 
 
 def test_two_nodes_train_to_the_loss_of_one_process_however_often_they_are_stopped(cluster, case, tmp_path):
@@ -64,96 +62,43 @@ def num_lines(file: Path) -> int:
 SLEEP = "import time; time.sleep(100)"
 
 
-@pytest.fixture
-def toy(cluster, tmp_path):
-    """Submit a launch of toy ranks with these roles, two a node; (folder, job id)."""
-
-    def submit(name: str, roles: list[str], *options: str) -> tuple[Path, str]:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "roles.json").write_text(json.dumps(dict(enumerate(roles))))
-        spec = TrainSpec(
-            config=train.Config(per_device_batch_size=1),
-            model_dir=tmp_path,
-            tokens_dir=tmp_path,
-            adapter_dir=tmp_path,
-            keep_last=2,
-            keep_best=0,
-            out_dir=folder,
-            device="cpu",
-            num_threads=1,
-            accumulation=1,
-            per_device_batch_size=1,
-        )
-        (folder / "spec.json").write_text(spec.model_dump_json())
-        words = f"-m tests.slurm.toy_training '{folder}/spec.json' 2"
-        return folder, cluster.python_job(words, folder / "log", *TWO_NODES, *options)
-
-    return submit
-
-
-def test_ranks_of_two_nodes_know_their_places_and_how_one_of_them_died_is_told(cluster, toy):
+def test_ranks_of_two_nodes_know_their_places_and_how_one_of_them_died_is_told(cluster, tmp_path):
     long_lines = "[print(str(number) * 1500) for number in range(9)]"
     result = "(folder / '.result.json').write_text('{}')"
-    good, good_job = toy("all is well", [f"{long_lines}; {result}", *[long_lines] * 3], "--export=NONE")
-    bad, bad_job = toy("one fails", [SLEEP, SLEEP, SLEEP, f"{long_lines}; print('so it was'); 1 / 0"])
-    both, both_job = toy("two fail", [f"{long_lines}; sys.exit(3)", SLEEP, f"{long_lines}; sys.exit(4)", SLEEP])
-    cluster.wait_for(good_job, bad_job, both_job)
-    assert cluster.exit_code(good_job) == 0, cluster.log(good / "log")
-    ranks = [json.loads((good / f"ready-{rank}.json").read_text()) for rank in range(4)]
-    assert [(rank["RANK"], rank["LOCAL_RANK"], rank["WORLD_SIZE"]) for rank in ranks] == [
+    good, bad, both = (tmp_path / name for name in ("all is well", "one fails", "two fail"))
+    jobs = [
+        submit(cluster, good, [f"{long_lines}; {result}", *[long_lines] * 3], "--export=NONE"),
+        submit(cluster, bad, [SLEEP, SLEEP, SLEEP, f"{long_lines}; print('so it was'); 1 / 0"]),
+        submit(cluster, both, [f"{long_lines}; sys.exit(3)", SLEEP, f"{long_lines}; sys.exit(4)", SLEEP]),
+    ]
+    cluster.wait_for(*jobs)
+    assert [cluster.exit_code(job) for job in jobs] == [0, 1, 1], cluster.log(good / "log")
+    ready = [json.loads((good / f"ready-{rank}.json").read_text()) for rank in range(4)]
+    assert [(rank["RANK"], rank["LOCAL_RANK"], rank["WORLD_SIZE"]) for rank in ready] == [
         ("0", "0", "4"), ("1", "1", "4"), ("2", "0", "4"), ("3", "1", "4")
     ]  # fmt: skip
-    assert len({(rank["MASTER_ADDR"], rank["MASTER_PORT"]) for rank in ranks}) == 1
-    assert cluster.exit_code(bad_job) == 1
+    assert len({(rank["MASTER_ADDR"], rank["MASTER_PORT"]) for rank in ready}) == 1
     log = cluster.log(bad / "log")
     assert "train: rank 3 on n2 ended with code 1, and all others were ended" in log
     assert "so it was\n" in log and "ZeroDivisionError" in log
-    assert cluster.exit_code(both_job) == 1
     assert any(f"train: rank {rank} on n{node}" in cluster.log(both / "log") for rank, node in ((0, 1), (2, 2)))
-    assert not ranks_of(good) + ranks_of(bad) + ranks_of(both)
+    assert not ranks(good) + ranks(bad) + ranks(both)
 
 
-def test_whatever_dies_everything_ends_on_both_nodes(cluster, toy):
-    """A rank, the launcher, srun: within seconds. A node: as soon as Slurm takes it for down."""
-    names = ("a rank dies", "the launcher dies", "srun dies", "a node dies")
-    made = {name: toy(name, [SLEEP] * 4) for name in names}
-    for folder, _ in made.values():
-        cluster.wait(lambda folder=folder: len(list(folder.glob("ready-*.json"))) == 4, "all ranks run")
-    pids = {name: json.loads((folder / "ready-3.json").read_text())["pid"] for name, (folder, _) in made.items()}
-    psutil.Process(int(pids["a rank dies"])).kill()
-    process_of(made["the launcher dies"][0], "tests.slurm.toy_training").kill()
-    process_of(made["srun dies"][0], "--kill-on-bad-exit=1").kill()
-    others = names[:3]
-    cluster.wait(lambda: not any(cluster.state(made[name][1]) == "RUNNING" for name in others), "they end", 15)
-    assert not [name for name in others if ranks_of(made[name][0])]
-    assert "rank 3 on n2 was killed by SIGKILL" in cluster.log(made["a rank dies"][0] / "log")
-    assert "srun on 2 nodes ended with code 137" in cluster.log(made["srun dies"][0] / "log")
-    folder, job = made["a node dies"]
-    cluster.crash_node("n2")
-    try:
-        cluster.wait(lambda: cluster.state(job) != "RUNNING", "it ends", 60)
-    finally:
-        cluster.start_node("n2")
-    assert "srun: error: Node failure on n2" in cluster.log(folder / "log")
-    cluster.wait_for(job)
-    assert not ranks_of(folder)
-
-
-def ranks_of(folder: Path) -> list[psutil.Process]:
-    """Living toy ranks of a launch."""
-    return [each for each in matching(folder) if "tests.stages.toy_rank" in each.info["cmdline"]]
+def test_a_rank_the_launcher_or_srun_takes_all_with_it(cluster, tmp_path):
+    names = ("a rank", "the launcher", "srun")
+    jobs = {name: submit(cluster, tmp_path / name, [SLEEP] * 4) for name in names}
+    cluster.wait(lambda: len(list(tmp_path.glob("*/ready-*.json"))) == 12, "all ranks run")
+    pid = json.loads((tmp_path / "a rank" / "ready-3.json").read_text())["pid"]
+    psutil.Process(int(pid)).kill()
+    process_of(tmp_path / "the launcher", "tests.slurm.toy_training").kill()
+    process_of(tmp_path / "srun", "--kill-on-bad-exit=1").kill()
+    cluster.wait(lambda: not any(cluster.state(job) == "RUNNING" for job in jobs.values()), "they end", 15)
+    assert not [name for name in names if ranks(tmp_path / name)]
+    assert "rank 3 on n2 was killed by SIGKILL" in cluster.log(tmp_path / "a rank" / "log")
+    assert "srun on 2 nodes ended with code 137" in cluster.log(tmp_path / "srun" / "log")
 
 
 def process_of(folder: Path, word: str) -> psutil.Process:
-    """The one of a launch that has this word in its command, not below a guard's own."""
-    found = [each for each in matching(folder) if word in each.info["cmdline"] and "--" not in each.info["cmdline"]]
-    return next(
-        each for each in found if "stages._training.agent" not in each.info["cmdline"] or word.startswith("--kill")
-    )
-
-
-def matching(folder: Path) -> list[psutil.Process]:
-    """Living processes with the folder in their command."""
-    running = [each for each in psutil.process_iter(["cmdline", "status"]) if each.info["status"] != "zombie"]
-    return [each for each in running if any(str(folder) in word for word in each.info["cmdline"] or [])]
+    """The one of a launch that has this word in its command, but not the guard of it."""
+    return next(each for each in processes(folder) if word in each.info["cmdline"] and "--" not in each.info["cmdline"])
