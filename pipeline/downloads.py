@@ -3,6 +3,7 @@
     DIR/hub/models--ORG--NAME/snapshots/COMMIT/...     the hub's own cache layout, also datasets--ORG--NAME
     DIR/models/ORG/NAME, DIR/datasets/ORG/NAME         the same by hand: a git clone, or what `hf download` wrote
     DIR/pinned/SHA256                                  single files of the web, by content
+    DIR/nltk_data                                      by hand: what some tasks of lm-eval load through NLTK
     DIR/fetched.json                                   what `fetch` wrote, with hashes
 
 The environment variable PIPELINE_FETCHED names DIR for a run, which then asks nobody else. It is in no fingerprint.
@@ -20,7 +21,7 @@ from pydantic import StringConstraints
 from pipeline.strict import StrictModel
 
 VARIABLE = "PIPELINE_FETCHED"
-HUB, PINNED, INDEX = "hub", "pinned", "fetched.json"
+HUB, PINNED, NLTK, INDEX = "hub", "pinned", "nltk_data", "fetched.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -84,7 +85,9 @@ def environment() -> dict[str, str]:
     if folder is None:
         return {}
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"), "1")
-    return {VARIABLE: str(folder), "HF_HUB_CACHE": str(folder / HUB), **offline}
+    usual = {"NLTK_DATA": str(folder / NLTK), "WANDB_MODE": "offline"}  # unless the user says otherwise
+    chosen = {name: os.environ.get(name, value) for name, value in usual.items()}
+    return {VARIABLE: str(folder), "HF_HUB_CACHE": str(folder / HUB), **offline, **chosen}
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:

@@ -40,6 +40,8 @@ class Hub:
     """File names that arrive with one byte changed."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """(method, path, range)"""
+    leaks: list[str] = field(default_factory=list)
+    """Paths outside of the hub for which the token was sent."""
     url: str = ""
 
     def add(self, repository: str, files: dict[str, bytes], commit: str) -> None:
@@ -70,6 +72,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append((self.command, path, self.headers.get("Range", "")))
         words = path.strip("/").split("/")
+        if words[0] in ("store", "web") and "Authorization" in self.headers:
+            self.hub.leaks.append(path)
         if words[0] == "api":
             self._api(words[1:])
         elif words[0] == "web":
@@ -105,10 +109,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif name in self.hub.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             self._error(self.hub.gated[name], "GatedRepo")
         elif len(content) >= LARGE_BYTES:
-            headers = {"X-Linked-Etag": f'"{_sha256(content)}"', "X-Linked-Size": str(len(content))}
-            self._answer(
-                302, b"", {**headers, "X-Repo-Commit": commit, "Location": f"/store/{_sha256(content)}/{path}"}
-            )
+            linked = {"X-Linked-Etag": f'"{_sha256(content)}"', "X-Linked-Size": str(len(content))}
+            store = self.hub.url.replace("127.0.0.1", "localhost")  # another host, as the hub's store is
+            place = {"X-Repo-Commit": commit, "Location": f"{store}/store/{_sha256(content)}/{path}"}
+            self._answer(302, b"", {**linked, **place})
         else:
             self._content(content, path, {"ETag": f'"{git_sha1(content)}"', "X-Repo-Commit": commit})
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,14 @@ import pytest
 
 from pipeline import downloads, plan
 from pipeline.errors import UserError
-from pipeline.fetch.wanted import wanted_by
+from pipeline.fetch import work
+from pipeline.fetch.listing import list_files
+from pipeline.fetch.wanted import Wanted, wanted_by
 from pipeline.preflight import check
 from pipeline.store import Store
-from stages import _hub
-from stages.benchmarks import gsm8k
+from stages import _hub, workflow
+from stages._data import pinned
+from stages.benchmarks import gsm8k, lm_eval
 from tests.fake_hub import Hub, folder_files
 from tests.no_network import without_network
 from tests.stages.conftest import write_tiny_model
@@ -49,6 +53,7 @@ tracks:
       gsm8k_lm_eval: {{ask: {{name: lm_eval, task: gsm8k, limit: 2, num_fewshot: 1, max_tokens: 4}}}}
 resources: {{num_processes: 1, num_threads: 1}}
 """
+LOCAL = {"source": {"kind": "local", "path": "/nowhere"}}
 QUESTIONS = [{"question": f"{a} apples + 2 pears . how many ?", "answer": f"#### {a + 2}"} for a in range(8)]
 
 
@@ -197,6 +202,7 @@ def test_a_gated_repository_needs_the_token_which_is_not_written(
     done = fetch(hub, recipe, tmp_path / "to", HF_TOKEN=hub.token)
     assert done.returncode == 0, done.stderr
     assert not [file for file in (tmp_path / "to").rglob("*") if file.is_file() and b"the-token" in file.read_bytes()]
+    assert not hub.leaks and [path for _, path, _ in hub.asked if path.startswith("/store")]
 
 
 def test_what_is_not_there_and_no_network_are_one_line_each(hub: Hub, recipe: Path, tmp_path: Path):
@@ -244,34 +250,107 @@ def test_the_fetched_folder_is_in_no_fingerprint(recipe: Path, tmp_path: Path, m
     assert [step.fingerprint for step in plan.load(recipe, []).steps] == before
 
 
-@pytest.mark.parametrize("layout", ["named by commit", "hub", "git clone", "hf download"])
-def test_a_folder_laid_out_by_hand(
-    layout: str, contents: dict[Any, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize("layout", ["named by its commit", "as in the hub's cache"])
+def test_a_folder_laid_out_by_hand(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     files = downloads.HubFiles(kind="dataset", name="me/sums", revision=DATA)
-    plain = tmp_path / "datasets" / "me" / "sums"
-    hubs = tmp_path / "hub" / files.folder_name / "snapshots" / DATA
-    folder = {"named by commit": plain / DATA, "hub": hubs}.get(layout, plain)
-    folder.mkdir(parents=True)
-    (folder / "train.jsonl").write_bytes(contents["datasets/me/sums", DATA]["train.jsonl"])
+    places = {
+        "named by its commit": tmp_path / "datasets" / "me" / "sums" / DATA,
+        "as in the hub's cache": tmp_path / "hub" / files.folder_name / "snapshots" / DATA,
+    }
     monkeypatch.setenv(downloads.VARIABLE, str(tmp_path))
-    if folder == plain:
-        assert "does not tell its commit" in (_hub.absent(files) or "")
-    if layout == "git clone":
-        (folder / ".git" / "refs" / "heads").mkdir(parents=True)
-        (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
-        (folder / ".git" / "refs" / "heads" / "main").write_text(f"{DATA}\n")
-    if layout == "hf download":
-        metadata = folder / ".cache" / "huggingface" / "download" / "train.jsonl.metadata"
-        metadata.parent.mkdir(parents=True)
-        metadata.write_text(f"{DATA}\netag\n1.0\n")
+    assert "is not at" in (_hub.absent(files) or "")
+    folder = places[layout]
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("{}\n")
     assert _hub.absent(files) is None
     assert _hub.find(files).folder == folder
-    if folder == plain:
-        other = files.model_copy(update={"revision": MOVED})
-        assert f"which has commit {DATA[:12]}" in (_hub.absent(other) or "")
     (folder / "train.jsonl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert "train.jsonl (a Git LFS pointer: git lfs pull)" in (_hub.absent(files) or "")
+
+
+@pytest.mark.parametrize("layout", ["git clone", "packed git clone", "hf download"])
+def test_a_plain_folder_has_to_tell_its_commit(layout: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "datasets" / "me" / "sums"
+    commit = downloaded(hub, folder) if layout == "hf download" else cloned(folder, packed=layout != "git clone")
+    monkeypatch.setenv(downloads.VARIABLE, str(tmp_path))
+    files = downloads.HubFiles(kind="dataset", name="me/sums", revision=commit)
+    assert _hub.absent(files) is None
+    assert _hub.find(files).folder == folder
+    other = files.model_copy(update={"revision": MOVED})
+    assert f"which has commit {commit[:12]}" in (_hub.absent(other) or "")
+    assert _hub.absent(files.model_copy(update={"revision": "main"})) is None
+    for hidden in folder.glob(".*"):
+        shutil.rmtree(hidden)
+    assert "does not tell its commit" in (_hub.absent(files) or "")
+
+
+def test_a_file_of_the_web_is_fetched_by_its_content(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = b"judge prompts\n" * 500
+    hub.web = {"prompts.jsonl": content}
+    hub.breaks = {"prompts.jsonl": 1}
+    file = pinned.Pinned(f"{hub.url}/web/prompts.jsonl", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    work.fetch(tmp_path, list_files([Wanted(file.download(), ["judge"])]))
+    monkeypatch.setenv(downloads.VARIABLE, str(tmp_path))
+    assert pinned.problem(file) is None
+    assert pinned.read(file) == content
+    file.path.unlink()
+    assert f"fetch RECIPE --to {tmp_path}" in (pinned.problem(file) or "")
+
+
+def test_benchmarks_and_judges_name_what_they_read():
+    named = {
+        "math": "EleutherAI/hendrycks_math",
+        "mbpp": "google-research-datasets/mbpp",
+        "mt_bench": "question.jsonl gpt-4.jsonl judge_prompts.jsonl",
+        "humaneval": "",
+    }
+    for name, expected in named.items():
+        benchmark = {"ask": {"name": name}, **({"judge": {}} if name == "mt_bench" else {})}
+        text = json.dumps({"name": "x", "models": {"one": LOCAL}, "benchmarks": {name: benchmark}})
+        steps = workflow.steps(workflow.Recipe.model_validate_json(text))
+        found = [str(each.download) for each in wanted_by(plan.arrange("x", steps))]
+        assert len(found) == len(expected.split()), name
+        assert all(part in line for part, line in zip(expected.split(), found, strict=True))
+
+
+def test_lm_evals_addresses_lead_into_the_fetched_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from stages.benchmarks._lm_eval_data import local_data
+
+    commit = tmp_path / "hub" / "datasets--EleutherAI--arithmetic" / "snapshots" / DATA
+    (commit / "data").mkdir(parents=True)
+    (commit / "data" / "sums.jsonl").write_text('{"context": "1 + 1", "completion": "2"}\n')
+    (commit.parents[1] / "refs").mkdir()
+    (commit.parents[1] / "refs" / "main").write_text(DATA)
+    monkeypatch.setenv(downloads.VARIABLE, str(tmp_path))
+    with local_data({}, None, tmp_path / "cache"):
+        import datasets
+
+        files = {"validation": "hf://datasets/EleutherAI/arithmetic/data/sums.jsonl"}
+        for path, more in (("json", {"data_files": files}), ("EleutherAI/arithmetic", {"revision": "main"})):
+            (rows,) = datasets.load_dataset(path=path, name=None, **more).values()
+            assert rows[0]["completion"] == "2"
+
+
+def test_what_nltk_has_to_bring_is_said_before_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(downloads.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NLTK_DATA", raising=False)
+    problems = lm_eval.problems(lm_eval.Config(name="lm_eval", task="ifeval"))
+    assert any(f"python -m nltk.downloader -d {tmp_path / 'nltk_data'} punkt_tab" in line for line in problems)
+    (tmp_path / "nltk_data" / "tokenizers" / "punkt_tab").mkdir(parents=True)
+    [line] = lm_eval.problems(lm_eval.Config(name="lm_eval", task="ifeval"))
+    assert "google/IFEval" in line
+
+
+def test_scoring_alone_looks_for_what_lm_eval_reads_again(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(downloads.VARIABLE, str(tmp_path))
+    planned = plan.load(recipe, [])
+    scores = [step for step in planned.steps if step.stage == "score"]
+    [line] = workflow.problems(planned.recipe, scores)
+    assert line.startswith("lm_eval: gsm8k: data set openai/gsm8k@main is not at ")
 
 
 @pytest.mark.slow
@@ -307,6 +386,27 @@ def environment(hub: Hub, **variables: str) -> dict[str, str]:
     """Without the hub settings of whoever runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return {**kept, "HF_ENDPOINT": hub.url, **variables}
+
+
+def cloned(folder: Path, packed: bool) -> str:
+    """A git repository with one file; its commit."""
+    git = ["git", "-C", str(folder), "-c", "user.name=me", "-c", "user.email=me@example.com"]
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("{}\n")
+    steps = [["init", "-q"], ["add", "."], ["commit", "-qm", "data"], *([["pack-refs", "--all"]] if packed else [])]
+    for words in steps:
+        subprocess.run([*git, *words], check=True)
+    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def downloaded(hub: Hub, folder: Path) -> str:
+    """What the hub's own command writes into a folder; its commit."""
+    code = (
+        "import sys; from huggingface_hub import snapshot_download as get;"
+        "get('me/sums', repo_type='dataset', revision=sys.argv[1], local_dir=sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, DATA, str(folder)], env=environment(hub), check=True)
+    return DATA
 
 
 def partial_sizes(root: Path) -> set[int]:

@@ -18,6 +18,7 @@ LOADERS = frozenset({"json", "csv", "parquet", "text", "arrow"})
 """A `dataset_path` that is no data set, but the form of files."""
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 ON_HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)")
+NLTK = re.compile(r"nltk\.download\([\"'](\w+)[\"']")
 IN_PYTHON = re.compile(r"^ +DATASET_PATH *= *[\"']([\w./-]+)[\"']", re.MULTILINE)
 
 
@@ -34,6 +35,7 @@ class Definition:
 
     data_sets: frozenset[DataSet]
     children: frozenset[str]
+    folder: Path | None = None
 
 
 def data_sets(name: str) -> frozenset[DataSet]:
@@ -43,6 +45,22 @@ def data_sets(name: str) -> frozenset[DataSet]:
         return frozenset()
     found = _definitions(folder)
     return frozenset().union(*(found[each].data_sets for each in _closure(name, found)))
+
+
+def nltk_packages(name: str) -> frozenset[str]:
+    """What the tasks' code loads through NLTK from its own server, such as {"punkt_tab"}."""
+    folder = home(name)
+    if folder is None:
+        return frozenset()
+    found = _definitions(folder)
+    places = {found[each].folder for each in _closure(name, found)} - {None}
+    return frozenset(package for place in places if place for package in _nltk_packages(place))
+
+
+@cache
+def _nltk_packages(folder: Path) -> frozenset[str]:
+    code = (file.read_text(errors="replace") for file in folder.glob("*.py"))
+    return frozenset(package for text in code for package in NLTK.findall(text))
 
 
 def home(name: str) -> Path | None:
@@ -85,7 +103,7 @@ def _definitions(folder: Path) -> dict[str, Definition]:
         group = _values("group", text)
         for name in (group or _values("task", text))[:1]:
             children = frozenset(_values("task", text) if group else ())
-            definitions.setdefault(name, Definition(_data_sets(file, text), children))
+            definitions.setdefault(name, Definition(_data_sets(file, text), children, file.parent))
             for tag in _values("tag", text):
                 tagged.setdefault(tag, set()).add(name)
     tags = {tag: Definition(frozenset(), frozenset(names)) for tag, names in tagged.items()}

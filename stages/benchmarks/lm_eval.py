@@ -77,6 +77,8 @@ def on_mirror(config: Config, mirror: Path) -> Config:
 def problems(config: Config) -> list[str]:
     """Whether the task's data sets are here, in the hub's cache, or can be fetched; tasks in Python are not asked."""
     from stages._data import hub
+    from stages._hub import is_offline
+    from stages.benchmarks._lm_eval_nltk import nltk_problems
 
     lines = [
         f"data.{name}: found nothing at {path}, expected a folder"
@@ -85,6 +87,7 @@ def problems(config: Config) -> list[str]:
     ]
     instead = "name a local copy in `data`, or bring the problems as a test split (`data: track`)"
     lines += [line for each in _on_hub(config) if (line := hub.problem(each.name, each.revision, instead))]
+    lines += nltk_problems(index.nltk_packages(config.task)) if is_offline() else []
     return [f"lm_eval: {config.task}: {line}" for line in lines]
 
 
