@@ -106,21 +106,25 @@ def _end_of(file: Path, size: int, count: int) -> str:
 
 
 def _follow(reader: Reader, step: "Step", store: "Store", task: "Task | None") -> None:
-    """Until it is sealed, has failed, or the user has seen enough."""
+    """Until it is sealed, or nobody works on it any more, or the user has seen enough."""
+    was_held = False
     try:
-        while not _has_ended(step, store, task):
+        while True:
+            is_held = store.lock(step.stage, step.fingerprint).is_held()
+            has_ended = _has_ended(step, store, task) or (was_held and task is None)
             reader.go_on()
+            if has_ended and not is_held:
+                return
+            was_held = was_held or is_held
             time.sleep(POLL_SECONDS)
-        reader.go_on()
     except KeyboardInterrupt:
         print()
 
 
 def _has_ended(step: "Step", store: "Store", task: "Task | None") -> bool:
-    if store.is_sealed(step.stage, step.fingerprint):
-        return True
-    if store.lock(step.stage, step.fingerprint).is_held() or task is None:
-        return False  # without a task: `run` may be about to begin
+    """Whether it is done, or its task will not go on."""
+    if task is None or store.is_sealed(step.stage, step.fingerprint):
+        return store.is_sealed(step.stage, step.fingerprint)
     from pipeline.slurm.tasks import events
 
     said = events(store, task)

@@ -190,10 +190,7 @@ class Task:
         return number == signal.SIGUSR2 and is_near
 
     def _gave_up(self, num_timeouts: int, progress: float) -> int:
-        reason = (
-            f"gave up: {num_timeouts} time limits in a row without progress; ask for more time (time in the profile), "
-            "or for less work"
-        )
+        reason = f"gave up: {num_timeouts} time limits in a row without progress; ask for more time or less work"
         return self._ended("gave up", 1, reason, True, progress)
 
     def _ended(

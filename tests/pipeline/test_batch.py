@@ -222,11 +222,19 @@ def test_it_refuses_to_run_without_what_it_reads(batch):
     assert code == 2 and "a/number: is not in the store" in errors and "submit again" in errors
 
 
-def test_a_damaged_record_and_a_store_that_is_gone_are_one_line(batch):
+def test_a_damaged_record_is_one_line(batch):
     task = batch("name: toy\ntracks: {a: {value: 1}}\n").submit()
     (submissions.folder(task.store, ID) / "submission.json").write_text("{")
     code, _, errors = task.run()
     assert code == 2 and "found no task 0 of job" in errors and "Traceback" not in errors
+
+
+def test_a_store_that_cannot_be_written_is_one_line(batch):
+    task = batch("name: toy\ntracks: {a: {value: 1}}\n").submit()
+    (submissions.folder(task.store, ID) / "job-0.jsonl").mkdir()
+    code, _, errors = task.run(SLURMD_NODENAME="n7")
+    assert code == 2 and errors.startswith(f"store {task.store.root}: cannot be used on node n7: ")
+    assert len(errors.splitlines()) == 1
 
 
 def test_the_thawed_plan_is_the_plan(batch):

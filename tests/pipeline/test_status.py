@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,8 @@ from pipeline.slurm import pending, queue
 from pipeline.slurm import submission as submissions
 from pipeline.slurm.submission import Event, Job, Submission
 from tests.pipeline.conftest import ROOT
-from tests.pipeline.test_batch import Batch
+from tests.pipeline.test_batch import PROGRESS_FILES, Batch
+from tests.pipeline.test_run import _wait_for
 
 ANSWERS = (ROOT / "tests" / "slurm" / "answers" / "squeue.txt").read_text().splitlines()
 """Lines of a real squeue of Slurm 22.05."""
@@ -348,6 +350,21 @@ def test_logs_are_followed_until_the_step_ends(submitted, command):
     assert process.stdout.readline() == "second\n"
     submitted.happens("failed")
     assert process.wait(timeout=30) == 0
+
+
+def test_logs_of_a_run_of_ones_own_are_followed_until_it_is_stopped(recipe, command, tmp_path):
+    path = recipe("name: toy\ntracks: {a: {value: 1, pause_seconds: 60}}\n")
+    store = tmp_path / "store"
+    run = subprocess.Popen(command("run", path), cwd=ROOT, env=dict(os.environ), stdout=subprocess.DEVNULL)
+    _wait_for(lambda: list(store.glob(PROGRESS_FILES)))
+    words = command("logs", path, "a/number", "--follow")
+    process = subprocess.Popen(words, cwd=ROOT, env=dict(os.environ), text=True, stdout=subprocess.PIPE)
+    time.sleep(1.5)
+    assert process.poll() is None
+    run.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and "stopped by SIGTERM; a rerun resumes" in output
+    run.wait()
 
 
 def test_a_damaged_record_is_one_line(submitted, pipeline):
