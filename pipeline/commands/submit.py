@@ -54,10 +54,11 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_scripts(batch)
         return 0
-    submitting.preflight(order)
-    submitting.refuse_work_in_progress(order, _command(arguments, "cancel"))
-    _print_table(order, batch)
-    submitting.submit(order, batch, _print_submitted)
+    with submitting.alone(order.store):
+        submitting.refuse_work_in_progress(order, _command(arguments, "cancel"))
+        submitting.preflight(order)
+        _print_table(order, batch)
+        submitting.submit(order, batch, _print_submitted)
     print(f"submission {batch.submission.id}; what next:")
     for line in (("status",), ("logs", order.pending[0].name), ("cancel",)):
         print(f"  {_command(arguments, *line)}")
@@ -99,7 +100,8 @@ def _print_table(order: "Order", batch: "Batch") -> None:
         resources = _resources(order.profile.options(job.kind))
         rows.append((job.name, job.kind, str(len(job.tasks)), resources, _after(job)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(f"{order.plan.name}: {len(order.pending)} of {len(order.plan.steps)} steps to do, in {len(jobs)} jobs")
+    what = f"{len(order.pending)} of {len(order.plan.steps)} steps"
+    print(f"{order.plan.name}: {what} to do, in {len(jobs)} job{'s' * (len(jobs) > 1)}")
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 

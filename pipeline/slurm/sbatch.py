@@ -109,7 +109,13 @@ def _ask(words: Sequence[str]) -> str:
     }
     try:
         done = subprocess.run(
-            words, check=False, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+            words,
+            check=False,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            start_new_session=True,  # Ctrl-C is ours: what it says of a job that it submitted has to be read
         )
     except subprocess.TimeoutExpired:
         raise Refused(f"{words[0]}: no answer within {PATIENCE_SECONDS} s") from None

@@ -3,14 +3,17 @@
 import json
 import secrets
 import shutil
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import machine
 from pipeline.downloads import VARIABLE
-from pipeline.errors import StepFailed, UserError
+from pipeline.errors import StepFailed, Stopped, UserError
+from pipeline.lock import Lock
 from pipeline.plan import Plan, frozen, workflow
 from pipeline.preflight import check, store_problems
 from pipeline.slurm import queue, sbatch, script, submission
@@ -76,8 +79,6 @@ def preflight(order: Order) -> None:
 
     What only the node itself can tell is left to the job: it begins with the same preflight.
     """
-    if lines := store_problems(order.store.root):
-        raise UserError(*lines)
     problems: list[str] = []
     for kind in dict.fromkeys(workflow().KINDS[step.stage] for step in order.pending):
         judged = [step for step in order.pending if workflow().KINDS[step.stage] == kind]
@@ -155,9 +156,7 @@ def refuse_work_in_progress(order: Order, cancel_command: str) -> None:
     for step in order.pending:
         lock = order.store.lock(step.stage, step.fingerprint)
         if step.fingerprint not in queued and lock.is_held():
-            holder = lock.holder() or {}
-            where = f"process {holder.get('pid', '?')} on {holder.get('host', 'another machine')}"
-            problems.append(f"{step.name}: {where} does that now; wait for it, or stop it first")
+            problems.append(f"{step.name}: {_holder(lock)} does that now; wait for it, or stop it first")
     if problems:
         raise UserError(*problems)
 
@@ -190,9 +189,10 @@ def _write(order: Order, batch: Batch, folder: Path) -> None:
 
 
 def _refuse_what_slurm_refuses(order: Order, batch: Batch) -> None:
-    """Every job's options, and what would be accepted and never start."""
+    """Every job's options, of which equal ones are asked about once, and what would be accepted and never start."""
     reasons: dict[str, list[str]] = {}
-    for job in batch.submission.jobs:
+    unlike = {(job.kind, len(job.tasks)): job for job in batch.submission.jobs}
+    for job in unlike.values():
         try:
             sbatch.check(script_file(batch, job))
         except sbatch.Refused as refused:
@@ -251,18 +251,58 @@ def _shown(value: object) -> str:
 def _submit(batch: Batch, told: Callable[[Job], None]) -> None:
     """One by one, each number on disk at once; takes all back if one is refused, or the user has enough."""
     jobs, ids = list(batch.submission.jobs), dict[str, int]()
-    try:
+    with _noted_stops() as stops:
         for index, job in enumerate(jobs):
-            ids[job.name] = sbatch.submit(sbatch.command(job, script_file(batch, job), ids))
-            jobs[index] = job.model_copy(update={"job_id": ids[job.name]})
-            submission.write(batch.store, batch.submission.model_copy(update={"jobs": jobs}))
+            try:
+                ids[job.name] = sbatch.submit(sbatch.command(job, script_file(batch, job), ids))
+                jobs[index] = job.model_copy(update={"job_id": ids[job.name]})
+                submission.write(batch.store, batch.submission.model_copy(update={"jobs": jobs}))
+            except (sbatch.Refused, OSError) as error:
+                raise StepFailed(f"job {job.name}: could not be submitted: {error}; {_take_back(ids)}") from None
             told(jobs[index])
-    except (sbatch.Refused, KeyboardInterrupt, OSError) as error:
-        taken_back = ", ".join(map(str, ids.values())) or "none"
-        sbatch.cancel(list(ids.values()))
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        failed = jobs[len(ids)].name
-        raise StepFailed(
-            f"job {failed}: could not be submitted: {error}; cancelled those submitted before: {taken_back}"
-        ) from None
+            if stops:
+                raise Stopped(f"stopped; {_take_back(ids)}")
+
+
+def _take_back(ids: Mapping[str, int]) -> str:
+    """What became of the jobs that were submitted before."""
+    numbers = list(ids.values())
+    if not numbers:
+        return "none was submitted before"
+    try:
+        sbatch.cancel(numbers)
+    except sbatch.Refused as refused:
+        return f"those submitted before could not be cancelled ({refused}): scancel {' '.join(map(str, numbers))}"
+    return f"cancelled those submitted before: {', '.join(map(str, numbers))}"
+
+
+@contextmanager
+def _noted_stops() -> Iterator[list[int]]:
+    """Signals that ask to stop, for when it is safe: a job whose number was not read could not be cancelled."""
+    noted: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, lambda number, _frame: noted.append(number)) for number in numbers]
+    try:
+        yield noted
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _holder(lock: Lock) -> str:
+    holder = lock.holder() or {}
+    return f"process {holder.get('pid', '?')} on {holder.get('host', 'another machine')}"
+
+
+@contextmanager
+def alone(store: Store) -> Iterator[None]:
+    """Raises UserError while another `submit` is at work in that store, which may be about the same steps."""
+    lock = Lock(store.root / "locks" / "submit.lock")
+    if problems := store_problems(store.root):
+        raise UserError(*problems)
+    if not lock.acquire():
+        raise UserError(f"store {store.root}: {_holder(lock)} submits to it now; wait until it is done")
+    try:
+        yield
+    finally:
+        lock.release()

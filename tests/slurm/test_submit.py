@@ -1,13 +1,17 @@
 """submit, on a real Slurm: what it hands over, what it refuses before, and what it takes back."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from pipeline.cli import main
+from pipeline.lock import Lock
 from pipeline.slurm import submission
 from pipeline.store import Store
 from tests.pipeline.conftest import ROOT
@@ -26,7 +30,16 @@ max_array_tasks: 2
 default: {command: ["%s"], memory: 200, time: 10, environment: {ODD: "it's $5"}}
 """
 
-Submit = Callable[..., subprocess.CompletedProcess[str]]
+
+class Told(NamedTuple):
+    """How a command ended and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Submit = Callable[..., Told]
 
 
 @pytest.fixture
@@ -40,25 +53,16 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def submit(cluster, folder, monkeypatch) -> Submit:
+def submit(cluster, folder, monkeypatch, capsys) -> Submit:
     monkeypatch.setenv("PIPELINE_STAGES", "tests.pipeline.toy")
 
-    def run(*options: str, store: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-        files = [
-            str(folder / "toy.yaml"),
-            "--cluster",
-            str(folder / "mine.yaml"),
-            "--store",
-            str(store or folder / "store"),
-        ]
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", "submit", *map(str, files), *options],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+    def run(*options: str, store: Path | None = None, **environment: str) -> Told:
+        files = [folder / "toy.yaml", "--cluster", folder / "mine.yaml", "--store", store or folder / "store"]
+        with monkeypatch.context() as changed:
+            for name, value in environment.items():
+                changed.setenv(name, value)
+            code = main(["submit", *map(str, files), *options])
+        return Told(code, *capsys.readouterr())
 
     return run
 
@@ -76,10 +80,11 @@ def only(folder: Path) -> submission.Submission:
     return found
 
 
-def profile(folder: Path, line: str) -> None:
-    (folder / "mine.yaml").write_text(
-        f"default: {{memory: 200, time: 10, command: [python]}}\nkinds:\n  report: {line}\n"
-    )
+def profile(folder: Path, *kinds: str) -> None:
+    """What some kinds of work get."""
+    default = "{memory: 200, time: 10, command: [python]}"
+    lines = [f"default: {default}", "kinds:", *(f"  {kind}" for kind in kinds)]
+    (folder / "mine.yaml").write_text("\n".join(lines))
 
 
 def test_a_recipe_is_done_by_its_jobs_in_the_order_of_what_they_need(submit, folder, cluster):
@@ -128,32 +133,36 @@ def test_what_another_run_does_now_is_not_submitted(submit, folder, cluster):
     assert told.stderr.endswith("does that now; wait for it, or stop it first\n")
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("{partition: nowhere}", "report: partition: nowhere: Slurm refuses it: Invalid partition name specified"),
-        ("{memory: 9000G}", "memory: 9000G: Slurm refuses it: Requested node configuration is not available"),
-        ("{nodes: 3}", "nodes: 3, memory: 200: Slurm refuses it: Requested node configuration is not available"),
-        ("{gpus_per_node: 1}", "gpus_per_node: 1: Slurm refuses it: Invalid generic resource (gres) specification"),
-        ("{constraint: fast}", "constraint: fast: Slurm refuses it: Invalid feature specification"),
-        ("{reservation: mine}", "reservation: mine: Slurm refuses it: Requested reservation is invalid"),
-        ("{options: [--nonsense]}", "options: --nonsense: Slurm refuses it: unrecognized option '--nonsense'"),
-    ],
-)
-def test_what_slurm_refuses_is_found_before_anything_is_submitted(submit, folder, cluster, line, reason):
-    profile(folder, line)
+REFUSED = {
+    "prepare: {partition: nowhere}": "partition: nowhere: Slurm refuses it: Invalid partition name specified",
+    "evaluate: {memory: 9000G}": "memory: 9000G: Slurm refuses it: Requested node configuration is not available",
+    "score: {constraint: fast}": "constraint: fast: Slurm refuses it: Invalid feature specification",
+    "report: {reservation: mine}": "reservation: mine: Slurm refuses it: Requested reservation is invalid",
+}
+ALSO_REFUSED = {
+    "prepare: {nodes: 3}": "nodes: 3, memory: 200: Slurm refuses it: Requested node configuration is not available",
+    "evaluate: {gpus_per_node: 1}": "gpus_per_node: 1: Slurm refuses it: Invalid generic resource (gres) specification",
+    "report: {options: [--nonsense]}": "options: --nonsense: Slurm refuses it: unrecognized option '--nonsense'",
+}
+
+
+@pytest.mark.parametrize("refused", [REFUSED, ALSO_REFUSED], ids=["first", "second"])
+def test_what_slurm_refuses_is_found_before_anything_is_submitted(submit, folder, cluster, refused):
+    profile(folder, *refused)
     before = cluster.jobs()
     told = submit()
-    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
-    assert told.stderr.startswith(f"{folder / 'mine.yaml'}: report: ")
-    assert reason in told.stderr
+    assert told.returncode == 2
+    assert len(told.stderr.splitlines()) == len(refused)
+    for line, (kind, reason) in zip(told.stderr.splitlines(), refused.items(), strict=True):
+        assert line.startswith(f"{folder / 'mine.yaml'}: {kind.partition(':')[0]}: ")
+        assert line.endswith(reason)
     assert cluster.jobs() <= before
     assert list(submission.all_of(Store(folder / "store"))) == []
 
 
 def test_a_time_that_the_partition_never_gives_is_refused(submit, folder, cluster):
     cluster.ask("scontrol", "update", "PartitionName=urgent", "MaxTime=5")
-    profile(folder, "{partition: urgent}")
+    profile(folder, "report: {partition: urgent}")
     told = submit()
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
     assert told.stderr.startswith(f"{folder / 'mine.yaml'}: report: time: 10: partition urgent allows 5 minutes; lower")
@@ -183,14 +192,58 @@ def test_all_is_taken_back_when_slurm_changes_its_mind(submit, folder, cluster, 
     )
     (tools / "sbatch").chmod(0o755)
     told = submit(PATH=f"{tools}:{os.environ['PATH']}")
+    assert told.returncode == 1, told.stderr
     made = only(folder)
     ids = [job.job_id for job in made.jobs if job.job_id]
-    assert told.returncode == 1
     assert told.stderr == (
         "job first-count: could not be submitted: Job violates QOS limit; cancelled those submitted before: "
         f"{ids[0]}, {ids[1]}\n"
     )
     assert not cluster.jobs() & {str(number) for number in ids}
+
+
+def test_ctrl_c_takes_back_what_was_submitted(submit, folder, cluster, hold, tmp_path):
+    """While sbatch is at work on the second job, which it then submits all the same."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    real = subprocess.check_output(["which", "sbatch"], text=True).strip()
+    slowly = f"touch {tmp_path}/second; sleep 0.5"
+    (tools / "sbatch").write_text(
+        f'#!/bin/sh\ncase "$*" in *--test-only*) ;; *evaluate*) {slowly};; esac\nexec {real} "$@"\n'
+    )
+    (tools / "sbatch").chmod(0o755)
+    words = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "submit",
+        str(folder / "toy.yaml"),
+        "--cluster",
+        str(folder / "mine.yaml"),
+    ]
+    with subprocess.Popen(
+        [*words, "--store", str(folder / "store")],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        cluster.wait((tmp_path / "second").exists, "the second job is being submitted")
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    ids = [str(job.job_id) for job in only(folder).jobs if job.job_id]
+    assert len(ids) == 2
+    assert (process.returncode, said) == (75, f"stopped; cancelled those submitted before: {', '.join(ids)}\n")
+    assert not cluster.jobs() & set(ids)
+
+
+def test_two_at_once_are_not_let_in(submit, folder):
+    lock = Lock(folder / "store" / "locks" / "submit.lock")
+    with lock:
+        told = submit()
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert f"process {os.getpid()} on " in told.stderr
 
 
 @pytest.mark.parametrize(
