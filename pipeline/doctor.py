@@ -192,6 +192,10 @@ def sandbox() -> Finding:
 def hub() -> Finding:
     """Whether models and data sets can be downloaded. Any answer that is no error counts."""
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if folder := os.environ.get("PIPELINE_FETCHED"):
+        if Path(folder).is_dir():
+            return Finding("hub", "ok", f"not asked: models and data come from {folder} (PIPELINE_FETCHED)")
+        return Finding("hub", "wrong", f"PIPELINE_FETCHED is {folder}: no such folder", "unset it, or fetch to there")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return Finding(
             "hub", "note", "not asked, HF_HUB_OFFLINE is set", "models and data come from the cache or folders"

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
+from pipeline.errors import UserError
 from pipeline.strict import StrictModel
 
 VARIABLE = "PIPELINE_FETCHED"
@@ -72,6 +73,13 @@ def fetched_dir() -> Path | None:
     """The folder that stands for the network, if a run has one."""
     named = os.environ.get(VARIABLE)
     return Path(named).expanduser().absolute() if named else None
+
+
+def require_fetched() -> None:
+    """Raises UserError when the folder that stands for the network is none."""
+    folder = fetched_dir()
+    if folder and not folder.is_dir():
+        raise UserError(f"{VARIABLE}: found no folder at {folder}, expected what `python -m pipeline fetch` made")
 
 
 def use_fetched(folder: Path) -> None:

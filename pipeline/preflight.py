@@ -4,6 +4,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.downloads import require_fetched
 from pipeline.errors import UserError
 from pipeline.plan import Plan, sealed_inputs, workflow
 from pipeline.stage import load_stage
@@ -18,6 +19,7 @@ def check(plan: Plan, pending: list[Step], store: Store, judged: list[Step] | No
 
     `judged`: those of the pending steps that this machine is to do; by default all.
     """
+    require_fetched()
     judged = pending if judged is None else judged
     problems = store_problems(store.root) + [
         f"{plan.name}: {problem}" for problem in workflow().problems(plan.recipe, pending, judged)

@@ -243,6 +243,13 @@ def test_every_download_is_looked_for_by_preflight(
     check(planned, pending, store)
 
 
+def test_a_fetched_folder_that_is_none_is_one_line(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(downloads.VARIABLE, str(tmp_path / "none"))
+    planned = plan.load(recipe, [])
+    with pytest.raises(UserError, match=f"^PIPELINE_FETCHED: found no folder at {tmp_path / 'none'}, expected"):
+        check(planned, planned.steps, Store(tmp_path / "store"))
+
+
 def test_the_fetched_folder_is_in_no_fingerprint(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(downloads.VARIABLE, raising=False)
     before = [step.fingerprint for step in plan.load(recipe, []).steps]

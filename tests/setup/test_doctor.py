@@ -128,6 +128,12 @@ def test_a_hub_that_answers(doctor, endpoint):
     assert f"ok hub {endpoint} answers" in output
 
 
+def test_a_fetched_folder_stands_for_the_hub(doctor, tmp_path):
+    assert f"ok hub not asked: models and data come from {tmp_path}" in doctor(PIPELINE_FETCHED=tmp_path)[1]
+    code, output = doctor(PIPELINE_FETCHED=tmp_path / "none")
+    assert code == 2 and "wrong hub PIPELINE_FETCHED is" in output
+
+
 def test_a_hub_that_refuses(doctor, endpoint):
     output = doctor(HF_HUB_OFFLINE="0", HF_ENDPOINT=f"{endpoint}/missing", NO_PROXY="127.0.0.1")[1]
     assert "note hub" in output
