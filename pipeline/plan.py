@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.stage import stages_package
 from pipeline.step import Step, Work
 from pipeline.store import Store
+from pipeline.variants import Variant, merged
 
 
 class State(StrEnum):
@@ -35,8 +36,12 @@ class Plan:
     steps: list[Step]
     aliases: dict[str, Step] = field(default_factory=dict)
     """Names of steps whose work another step already does."""
-    recipe: Any = None
-    """The typed recipe it was made from."""
+    variants: tuple[Variant, ...] = ()
+    """The recipes it was made from: the variants of a sweep, else the only one."""
+
+    @property
+    def is_sweep(self) -> bool:
+        return any(variant.name for variant in self.variants)
 
     def find(self, name: str) -> Step:
         """The step of that name. Raises UserError with the known names."""
@@ -91,18 +96,22 @@ def workflow() -> Any:
 
 def load(path: Path, overrides: list[str], track: str | None = None) -> Plan:
     """Read a recipe and plan it, or that track of it alone. Raises UserError for whatever is wrong with it."""
-    module = workflow()
-    recipe = recipes.load(path, module.Recipe, overrides)
-    recipe = _only(recipe, track, path) if track is not None else recipe
-    return replace(arrange(recipe.name, module.steps(recipe)), recipe=recipe)
+    found = recipes.load_variants(path, workflow().Recipe, overrides)
+    if track is not None:
+        return _plan({name: _only(recipe, track, path, name) for name, recipe in found.items()})
+    plan = _plan(found)
+    _refuse_equal(plan, path)
+    return plan
 
 
 def frozen(plan: Plan) -> dict[str, Any]:
-    """The plan's recipe as JSON can hold it: what later edits of its file do not change. Files count as they are then.
+    """The plan's recipes as JSON can hold them: what later edits of the file do not change. Files count as they are
+    then.
 
     Raises UserError for a recipe that does not come back from it as it was.
     """
-    value = {"recipe": plan.recipe.model_dump(mode="json", exclude_unset=True)}
+    variants = {each.name: each.recipe.model_dump(mode="json", exclude_unset=True) for each in plan.variants}
+    value = {"variants": variants}
     if _identities(thaw(value)) != _identities(plan):
         raise UserError(f"{plan.name}: this recipe cannot be kept for later: its steps would not be the same")
     return value
@@ -110,26 +119,49 @@ def frozen(plan: Plan) -> dict[str, Any]:
 
 def thaw(value: dict[str, Any]) -> Plan:
     """The plan that was frozen, made anew: with the stages and files as they are now."""
+    kind = workflow().Recipe
+    return _plan({name: kind.model_validate_json(json.dumps(recipe)) for name, recipe in value["variants"].items()})
+
+
+def _plan(recipes: dict[str, Any]) -> Plan:
+    """Of the recipes of variants, by name, or the only one, which has none."""
     module = workflow()
-    recipe = module.Recipe.model_validate_json(json.dumps(value["recipe"]))
-    return replace(arrange(recipe.name, module.steps(recipe)), recipe=recipe)
+    steps = {name: _closure(module.steps(recipe)) for name, recipe in recipes.items()}
+    variants = tuple(
+        Variant(name, recipe, frozenset(step.fingerprint for step in steps[name])) for name, recipe in recipes.items()
+    )
+    name = variants[0].recipe.name
+    if "" in recipes:
+        return replace(arrange(name, steps[""]), variants=variants)
+    found, aliases = merged(steps)
+    return Plan(name, _execution_order(found), aliases, variants)
+
+
+def _refuse_equal(plan: Plan, path: Path) -> None:
+    """Raises UserError when two variants are the same work."""
+    first: dict[frozenset[str], str] = {}
+    for variant in plan.variants:
+        other = first.setdefault(variant.fingerprints, variant.name)
+        if other != variant.name:
+            raise UserError(f"{path}: sweep: {other} and {variant.name} are the same work; leave one of them out")
 
 
 def _identities(plan: Plan) -> list[tuple[str, str]]:
     return [(step.name, step.fingerprint) for step in plan.steps]
 
 
-def _only(recipe: Any, track: str, path: Path) -> Any:
+def _only(recipe: Any, track: str, path: Path, variant: str) -> Any:
     """The recipe as if it had that track alone."""
+    where = f"{path}: variant {variant}" if variant else path
     if track not in recipe.tracks:
         known = f"expected one of {', '.join(recipe.tracks)}" if recipe.tracks else "and it has no tracks at all"
-        raise UserError(f"{path}: found no track {track!r}, {known}")
+        raise UserError(f"{where}: found no track {track!r}, {known}")
     given = {name: getattr(recipe, name) for name in recipe.model_fields_set}
     try:
         return type(recipe).model_validate({**given, "tracks": {track: recipe.tracks[track]}})
     except ValidationError as error:
         reasons = [str(details.get("ctx", {}).get("error", details["msg"])) for details in error.errors()]
-        raise UserError(*(f"{path}: with the track {track} alone: {reason}" for reason in reasons)) from None
+        raise UserError(*(f"{where}: with the track {track} alone: {reason}" for reason in reasons)) from None
 
 
 def arrange(name: str, steps: list[Step]) -> Plan:

@@ -1,6 +1,7 @@
 """Everything that can be checked before hours are spent, checked first and reported together."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pipeline.plan import Plan, sealed_inputs, workflow
 from pipeline.stage import load_stage
 from pipeline.step import Step, Work
 from pipeline.store import Store
+from pipeline.sweep import common
 
 _AT_ONCE = 4
 
@@ -21,9 +23,7 @@ def check(plan: Plan, pending: list[Step], store: Store, judged: list[Step] | No
     """
     require_fetched()
     judged = pending if judged is None else judged
-    problems = store_problems(store.root) + [
-        f"{plan.name}: {problem}" for problem in workflow().problems(plan.recipe, pending, judged)
-    ]
+    problems = [*store_problems(store.root), *_problems_of_recipes(plan, pending, judged)]
     asked: dict[str, tuple[str, Work]] = {}
     for step in judged:
         for work in filter(None, (step, step.service)):
@@ -34,6 +34,18 @@ def check(plan: Plan, pending: list[Step], store: Store, judged: list[Step] | No
             problems += [f"{name}: {line}" for line in lines]
     if problems:
         raise UserError(*_grouped(problems))
+
+
+def _problems_of_recipes(plan: Plan, pending: list[Step], judged: list[Step]) -> Iterator[str]:
+    """What the workflow finds; of a sweep, each line once, with what the variants that have it have in common."""
+    owners: dict[str, list[str]] = {}
+    for variant in plan.variants:
+        own, own_judged = (
+            [step for step in steps if step.fingerprint in variant.fingerprints] for steps in (pending, judged)
+        )
+        for problem in dict.fromkeys(workflow().problems(variant.recipe, own, own_judged) if own else ()):
+            owners.setdefault(problem, []).append(variant.name)
+    yield from (f"{common(names) or plan.name}: {problem}" for problem, names in owners.items())
 
 
 def problems_of(work: Work, store: Store) -> list[str]:

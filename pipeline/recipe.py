@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -10,8 +11,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline import sweep
 from pipeline.errors import UserError
-from pipeline.yaml_nodes import compose, merge, override, plain
+from pipeline.yaml_nodes import compose, merge, override, plain, position
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,15 +29,70 @@ class Mistake:
         """As they stand in the files."""
         return self.mark.name, self.mark.line, self.mark.column
 
-    def __str__(self) -> str:
-        return f"{position(self.mark)}: {self.text}"
+    def told(self, variants: Sequence[str] = ()) -> str:
+        """One line, with what the names of these variants have in common."""
+        common = sweep.common(variants) if variants else ""
+        return f"{position(self.mark)}: {f'variant {common}: ' if common else ''}{self.text}"
 
 
-def load(path: Path, kind: type[Model], overrides: list[str]) -> Model:
-    """The recipe at `path`, with its `extends:` base below it and `--set key=value` on top.
+def load(path: Path, kind: type[Model], overrides: Sequence[str]) -> Model:
+    """The record at `path`, with its `extends:` base below it and `--set key=value` on top; without a sweep.
 
     Raises UserError with one line for each mistake, all of them at once.
     """
+    node = _compose(path)
+    for text in overrides:
+        node = override(node, text)
+    read = _read(node, kind, path)
+    if isinstance(read, list):
+        raise UserError(*dict.fromkeys(mistake.told() for mistake in read))
+    return read
+
+
+def load_variants(path: Path, kind: type[Model], overrides: Sequence[str]) -> dict[str, Model]:
+    """The same of a recipe that may have a `sweep:`: name -> record; "" -> the only one without a sweep.
+
+    `--set sweep.FIELD=[...]` changes the sweep; any other applies to every variant, on top of what it sets.
+    Raises UserError with one line for each mistake, all of them at once.
+    """
+    node = _compose(path)
+    about_sweep = [text for text in overrides if f"{text.partition('=')[0]}.".startswith(f"{sweep.KEY}.")]
+    for text in about_sweep:
+        node = override(node, text, max_depth=1)
+    variants = sweep.take(node)
+    others = [text for text in overrides if text not in about_sweep]
+    sweep.check_overrides(variants, others)
+    read = {each.name: _variant(each, node, kind, path, others) for each in variants or [sweep.Variant("")]}
+    if any(isinstance(result, list) for result in read.values()):
+        raise UserError(*_told({name: result for name, result in read.items() if isinstance(result, list)}, len(read)))
+    return {name: result for name, result in read.items() if not isinstance(result, list)}
+
+
+def _variant(
+    variant: sweep.Variant, node: yaml.MappingNode, kind: type[Model], path: Path, overrides: Sequence[str]
+) -> "Model | list[Mistake]":
+    node = variant.apply(node)
+    for text in overrides:
+        node = override(node, text)
+    return _read(node, kind, path, also=("extends", sweep.KEY))
+
+
+def _told(mistakes: Mapping[str, list[Mistake]], num_variants: int) -> list[str]:
+    """Each mistake once, with the variants that make it, unless all do."""
+    variants: dict[str, list[str]] = {}
+    first: dict[str, Mistake] = {}
+    for name, found in mistakes.items():
+        for mistake in found:
+            first.setdefault(mistake.told(), mistake)
+            variants.setdefault(mistake.told(), []).append(name)
+    return [
+        mistake.told(names if (names := variants[line]) and len(names) < num_variants else ())
+        for line, mistake in sorted(first.items(), key=lambda pair: pair[1].order())
+    ]
+
+
+def _compose(path: Path) -> yaml.MappingNode:
+    """The file's nodes over those of its base."""
     node = compose(path)
     if base := _take_extends(node, path):
         below = compose(base)
@@ -44,13 +101,25 @@ def load(path: Path, kind: type[Model], overrides: list[str]) -> Model:
                 f"{base}: extends: found a second level, expected a recipe without `extends`; merge the two"
             )
         node = merge(below, node)
-    for text in overrides:
-        override(node, text)
+    return node
+
+
+def _read(
+    node: yaml.MappingNode, kind: type[Model], path: Path, also: Sequence[str] = ("extends",)
+) -> "Model | list[Mistake]":
+    """`also`: keys that were taken out of it."""
     try:
         return kind.model_validate_json(json.dumps(plain(node)), context={"base_dir": path.parent})
     except ValidationError as error:
-        mistakes = [_mistake(details, node, kind) for details in error.errors(include_url=False)]
-        raise UserError(*dict.fromkeys(map(str, sorted(mistakes, key=Mistake.order)))) from None
+        mistakes = [_mistake(details, node, kind, also) for details in error.errors(include_url=False)]
+        return sorted(mistakes, key=Mistake.order)
+
+
+def schema(kind: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a recipe, with the keys that are gone when its record is made."""
+    made = kind.model_json_schema()
+    extends = {"type": "string", "description": "A recipe beside this one, of which this one only says what differs."}
+    return made | {"properties": {**made["properties"], "extends": extends, sweep.KEY: sweep.SCHEMA}}
 
 
 def _take_extends(node: yaml.MappingNode, path: Path) -> Path | None:
@@ -65,7 +134,7 @@ def _take_extends(node: yaml.MappingNode, path: Path) -> Path | None:
     return None
 
 
-def _mistake(details: Any, root: yaml.MappingNode, kind: type[BaseModel]) -> Mistake:
+def _mistake(details: Any, root: yaml.MappingNode, kind: type[BaseModel], also: Sequence[str]) -> Mistake:
     """Pydantic's complaint in the words and the place of the recipe."""
     node, key_node, keys = _find(root, details["loc"])
     key = ".".join(keys) or "recipe"
@@ -73,7 +142,7 @@ def _mistake(details: Any, root: yaml.MappingNode, kind: type[BaseModel]) -> Mis
     found = _shown(details["input"])
     match details["type"]:
         case "extra_forbidden":
-            known = sorted(_known_keys(kind, details["loc"][:-1]))
+            known = sorted({*_known_keys(kind, details["loc"][:-1]), *(also if len(details["loc"]) == 1 else ())})
             return Mistake(where, f"{key}: unknown key{_nearest(keys[-1], known)}")
         case "missing":
             return Mistake(where, f"{key}: missing, expected {details['loc'][-1]!r} here")
@@ -166,11 +235,6 @@ def expected(message: str) -> str:
         what = message.removeprefix("Input should be a valid ")
         return f"an {what}" if what[0] in "aeiou" else f"a {what}"
     return message.removeprefix("Input should be ").removeprefix("Value should have ").removeprefix("String should ")
-
-
-def position(mark: yaml.Mark) -> str:
-    """`file:line:column`; an override has only a name."""
-    return f"{mark.name}:{mark.line + 1}:{mark.column + 1}" if mark.line >= 0 else str(mark.name)
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ Scalars follow YAML 1.2's core schema: 1e-4 is a number, `no` and `on` are strin
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,40 +97,59 @@ def merge(below: yaml.MappingNode, above: yaml.MappingNode) -> yaml.MappingNode:
     return yaml.MappingNode(above.tag, list(pairs.values()), above.start_mark, above.end_mark)
 
 
-def override(root: yaml.MappingNode, text: str) -> None:
-    """Apply one `--set a.b.0.c=value`; the value is YAML. Raises UserError where the path leads into a scalar."""
+def override(root: yaml.MappingNode, text: str, max_depth: int = -1) -> yaml.MappingNode:
+    """The tree with one `--set a.b.0.c=value`; the value is YAML. Raises UserError where the path leads into a scalar.
+
+    Dots after the first `max_depth` belong to the last key.
+    """
     path, equals, value_text = text.partition("=")
     name = f"--set {text}"
     if not equals or not path:
         raise UserError(f"{name}: expected key=value, such as train.learning_rate=1e-4")
     value = compose_text(value_text, name) or yaml.ScalarNode("tag:yaml.org,2002:null", "", _nowhere(name))
     _place(value, name)
-    node: yaml.Node = root
-    keys = path.split(".")
-    for index, key in enumerate(keys):
-        last = index == len(keys) - 1
-        node = _set(node, key, value if last else None, name)
+    return replaced(root, path.split(".", max_depth), value, name, _nowhere(name))
 
 
-def _set(node: yaml.Node, key: str, value: yaml.Node | None, name: str) -> yaml.Node:
-    """Replace (or enter, when `value` is None) the child `key` of `node`, and return the child."""
+def replaced(
+    root: yaml.MappingNode, keys: Sequence[str], value: yaml.Node, name: str, mark: yaml.Mark
+) -> yaml.MappingNode:
+    """The tree with `value` at the place that `keys` lead to; the old tree, or what shares its nodes, stays as it is.
+
+    Keys that are missing are added, at `mark`. Raises UserError, in the name of `name`, where there can be no such key.
+    """
+    changed = _replaced(root, keys, value, name, mark)
+    assert isinstance(changed, yaml.MappingNode)
+    return changed
+
+
+def _replaced(node: yaml.Node, keys: Sequence[str], value: yaml.Node, name: str, mark: yaml.Mark) -> yaml.Node:
+    if not keys:
+        return value
+    key, *rest = keys
     if isinstance(node, yaml.SequenceNode):
         if not key.isdigit() or int(key) >= len(node.value):
             raise UserError(f"{name}: found {key!r}, expected a list index below {len(node.value)}")
-        if value is not None:
-            node.value[int(key)] = value
-        return node.value[int(key)]
+        items = list(node.value)
+        items[int(key)] = _replaced(items[int(key)], rest, value, name, mark)
+        return yaml.SequenceNode(node.tag, items, node.start_mark, node.end_mark)
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{name}: {key!r} lies below the value {node.value!r}, which has no keys")
-    for index, (old_key, _) in enumerate(node.value):
+    pairs = list(node.value)
+    for index, (old_key, old) in enumerate(pairs):
         if old_key.value == key:
-            if value is not None:
-                node.value[index] = (old_key, value)
-            return node.value[index][1]
-    mark = _nowhere(name)
-    child = value or yaml.MappingNode("tag:yaml.org,2002:map", [], mark, mark)
-    node.value.append((yaml.ScalarNode("tag:yaml.org,2002:str", key, mark, mark), child))
-    return child
+            pairs[index] = (old_key, _replaced(old, rest, value, name, mark))
+            break
+    else:
+        new = yaml.MappingNode("tag:yaml.org,2002:map", [], mark, mark)
+        new_key = yaml.ScalarNode("tag:yaml.org,2002:str", key, mark, mark)
+        pairs.append((new_key, _replaced(new, rest, value, name, mark)))
+    return yaml.MappingNode(node.tag, pairs, node.start_mark, node.end_mark)
+
+
+def position(mark: yaml.Mark) -> str:
+    """`file:line:column`; an override has only a name."""
+    return f"{mark.name}:{mark.line + 1}:{mark.column + 1}" if mark.line >= 0 else str(mark.name)
 
 
 def _mapping(node: yaml.Node | None, name: str) -> yaml.MappingNode:

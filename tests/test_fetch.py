@@ -356,7 +356,7 @@ def test_scoring_alone_looks_for_what_lm_eval_reads_again(
     monkeypatch.setenv(downloads.VARIABLE, str(tmp_path))
     planned = plan.load(recipe, [])
     scores = [step for step in planned.steps if step.stage == "score"]
-    [line] = workflow.problems(planned.recipe, scores)
+    [line] = workflow.problems(planned.variants[0].recipe, scores)
     assert line.startswith("lm_eval: gsm8k: data set openai/gsm8k@main is not at ")
 
 

@@ -31,7 +31,8 @@ def test_it_can_be_kept_for_a_batch_job(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir("/")
     again = plan.thaw(kept)
     assert [(step.name, step.fingerprint) for step in again.steps] == [(s.name, s.fingerprint) for s in planned.steps]
-    assert again.recipe == planned.recipe and again.recipe.model_fields_set == planned.recipe.model_fields_set
+    for thawed, variant in zip(again.variants, planned.variants, strict=True):
+        assert thawed == variant and thawed.recipe.model_fields_set == variant.recipe.model_fields_set
     assert again.aliases.keys() == planned.aliases.keys()
 
 
@@ -112,3 +113,18 @@ def test_the_leaderboards_tasks_are_lm_evals_and_need_no_guessing():
     assert all(data_sets(ask["task"]) and not ask["use_template"] for ask in asked.values())
     primary = {name: each.score.model_dump()["primary"] for name, each in loaded.benchmarks.items() if each.score}
     assert primary == {"arc_challenge": "acc_norm,none", "hellaswag": "acc_norm,none"}
+
+
+def test_a_sweep_of_four_learning_rates_prepares_and_starts_once():
+    sweep = "sweep.train.learning_rate=[5e-5, 1e-4, 2e-4, 4e-4]"
+    planned = plan.load(ROOT / "recipes" / "quickstart.yaml", [sweep])
+    stages = [step.stage for step in planned.steps]
+    once = ("prepare_model", "prepare_data", "tokenize", "init_adapter")
+    assert [stages.count(stage) for stage in once] == [1, 1, 1, 1]
+    assert [stages.count(stage) for stage in ("train", "merge", "report")] == [4, 4, 4]
+    assert stages.count("generate") == 3 * (4 + 1), "three benchmarks, of which the base model answers each once"
+    alone = plan.load(ROOT / "recipes" / "quickstart.yaml", ["train.learning_rate=4e-4"])
+    ours = planned.find("learning_rate=4e-4/report")
+    assert ours.fingerprint == alone.find("report").fingerprint
+    again = plan.thaw(json.loads(json.dumps(plan.frozen(planned))))
+    assert [step.name for step in again.steps] == [step.name for step in planned.steps]

@@ -60,7 +60,8 @@ def _reached(store: "Store", recipes: list[Path]) -> _Reached:
     for recipe, overrides in wanted:
         planned = plan.load(recipe, overrides)
         reached.work |= {(step.stage, step.fingerprint[:16]) for step in planned.steps}
-        reached.answer_owners |= plan.workflow().answer_owners(planned.recipe)
+        for variant in planned.variants:
+            reached.answer_owners |= plan.workflow().answer_owners(variant.recipe)
     return reached
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import arguments as shared
@@ -74,7 +75,7 @@ def _print_table(plan: "Plan", states: "dict[str, State]", reasons: dict[str, st
     for step in plan.steps:
         state = states[step.fingerprint]
         print(f"{step.name:<{width}}  {step.fingerprint[:16]}  {state:<8} {_shorten(reasons[step.name])}".rstrip())
-    for name, step in plan.aliases.items():
+    for name, step in () if plan.is_sweep else plan.aliases.items():  # there, each shared step has one per variant
         print(f"{name:<{width}}  {step.fingerprint[:16]}  the same work as {step.name}")
 
 
@@ -98,7 +99,16 @@ def _print_totals(plan: "Plan", states: "dict[str, State]") -> None:
     counts: dict[str, int] = {}
     for state in states.values():
         counts[state] = counts.get(state, 0) + 1
-    print(f"{plan.name}: {len(plan.steps)} steps: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
+    found = ", ".join(f"{count} {state}" for state, count in counts.items())
+    print(f"{plan.name}: {_size(plan)}: {found}")
+
+
+def _size(plan: "Plan") -> str:
+    if not plan.is_sweep:
+        return f"{len(plan.steps)} steps"
+    uses = Counter(fingerprint for variant in plan.variants for fingerprint in variant.fingerprints)
+    shared = sum(count > 1 for count in uses.values())
+    return f"{len(plan.variants)} variants, {len(plan.steps)} steps, {shared} of them for several variants"
 
 
 def _shorten(text: str) -> str:

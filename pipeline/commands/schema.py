@@ -10,6 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(_arguments: argparse.Namespace) -> int:
     from pipeline.plan import workflow
+    from pipeline.recipe import schema
 
-    print(json.dumps(workflow().Recipe.model_json_schema(), indent=2))
+    print(json.dumps(schema(workflow().Recipe), indent=2))
     return 0

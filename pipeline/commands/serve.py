@@ -59,9 +59,12 @@ def _choose(plan: "Plan", arguments: argparse.Namespace) -> "tuple[str, Service]
     """The one that is named; else that of the only track, or the only one there is."""
     from pipeline.errors import UserError
     from pipeline.plan import workflow
+    from pipeline.variants import services
 
-    servable = workflow().servable(plan.recipe)
-    usual = [name for name in servable if name in plan.recipe.tracks] or list(servable)
+    of_variants = {variant.name: workflow().servable(variant.recipe) for variant in plan.variants}
+    servable = services(of_variants, plan.steps)
+    tracks = {track for variant in plan.variants for track in variant.recipe.tracks}
+    usual = [name for name in servable if name.rpartition("/")[2] in tracks] or list(servable)
     name = arguments.track or (usual[0] if len(usual) == 1 else "")
     if name not in servable:
         raise UserError(f"--track: found {name or 'no name'}, expected one of {', '.join(servable)}")
