@@ -108,14 +108,16 @@ class LiveDisplay:
 
 
 def describe(elapsed_seconds: float, progress: dict[str, Any]) -> str:
-    """Progress in words: `120/480 25%  ETA 3m10s  loss 0.41  tokens_per_second 148`."""
+    """Progress in words: `120/480 25%  ETA 3m10s  loss 0.41  tokens_per_second 148`; 0 s: nobody knows how long."""
     parts = []
     done, total = progress.get("done"), progress.get("total")
     if done is not None and total:
         parts.append(f"{done:g}/{total:g} {100 * done / total:.0f}%")
         if 0 < done < total:
             left = progress.get("seconds_left")
-            parts.append(f"ETA {duration(elapsed_seconds * (total - done) / done if left is None else left)}")
+            if left is None and elapsed_seconds:
+                left = elapsed_seconds * (total - done) / done
+            parts += [f"ETA {duration(left)}"] if left is not None else []
     return "  ".join([*parts, metrics(progress)]).rstrip()
 
 

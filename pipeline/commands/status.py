@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
         if task and watcher:
             word, detail = _submitted(step, store, task, watcher, (word, detail))
         print(f"{step.name:<{width}}  {word:<9} {detail}".rstrip())
-        if word == "running" and (line := _last_line(step, store)):
+        if word == "running" and (line := _last_line(step, store, task)):
             print(f"{'':<{width}}            | {line}")
     if watcher:
         _print_totals(store, list({task.key: task for task in tasks.values()}.values()), watcher)
@@ -104,10 +104,23 @@ def _times_in_words(spent: object) -> str:
     return f", queued {duration(spent.queued)}, ran {duration(spent.ran)}"  # type: ignore[attr-defined]
 
 
-def _last_line(step: "Step", store: "Store") -> str:
+def _last_line(step: "Step", store: "Store", task: "Task | None") -> str:
+    """Of its log; nothing if a start before this one wrote it."""
     from pipeline.tail import last_lines
 
-    return next(iter(last_lines(store.log(step.stage, step.fingerprint), 1)), "")
+    log = store.log(step.stage, step.fingerprint)
+    if task and log.exists() and log.stat().st_mtime < _last_start(store, task):
+        return ""
+    return next(iter(last_lines(log, 1)), "")
+
+
+def _last_start(store: "Store", task: "Task") -> float:
+    from datetime import datetime
+
+    from pipeline.slurm.tasks import events
+
+    starts = [event.at for event in events(store, task) if event.what == "started"]
+    return datetime.fromisoformat(starts[-1]).timestamp() if starts else 0.0
 
 
 def _print_totals(store: "Store", tasks: "list[Task]", watcher: "Watcher") -> None:

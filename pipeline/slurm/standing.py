@@ -118,6 +118,8 @@ class Watcher:
         state = entry.state if entry else ""
         saved = _kept(last)
         words = last_words(log_file(self._store, task))
+        if state == "OUT_OF_MEMORY" or words == MEMORY:
+            return "failed", f"was killed: {MEMORY}{saved}"
         if last and last.what == "stopped" and state in ("", "FAILED", "CANCELLED", "COMPLETED"):
             return "cancelled", f"{last.reason}{saved}"
         if state == "CANCELLED" or (not state and words == CANCELLED):
@@ -128,8 +130,6 @@ class Watcher:
             return "failed", f"reached its time limit and was killed{hint if too_short else saved}"
         if state in ("NODE_FAIL", "BOOT_FAIL"):
             return "failed", f"node {entry.nodes if entry else '?'} failed, and Slurm did not requeue it{saved}"
-        if state == "OUT_OF_MEMORY" or words == MEMORY:
-            return "failed", f"was killed: {MEMORY}{saved}"
         if entry and entry.exit_code == LOG_NOT_WRITTEN:
             return "failed", f"could not write its log on {entry.nodes}: is {self._store.root} there, and writable?"
         if last and last.what == "requeued":

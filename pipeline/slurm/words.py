@@ -17,7 +17,8 @@ _DUE_TO = {
     "JOB REQUEUE": "it was requeued by hand",
 }
 _ENDED = re.compile(r"slurmstepd\S*: error: \*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")
-_OOM_KILL = re.compile(r"slurmstepd\S*: error: .*oom[-_ ]kill", re.IGNORECASE)
+_MEMORY = re.compile(r"slurmstepd\S*: error: .*(oom[-_ ]kill|exceeded (job )?memory limit)", re.IGNORECASE)
+"""Of task/cgroup, and of JobAcctGatherParams=OverMemoryKill, which then cancels."""
 _STARTED = re.compile(r"\d{4}-\d\d-\d\dT[\d:+]+  .+  on \S+(, start \d+)?$")
 """The first line of each start of `pipeline.slurm.batch`."""
 _NUM_LINES = 8
@@ -26,11 +27,12 @@ _NUM_LINES = 8
 
 def last_words(log: Path) -> str:
     """Why Slurm ended the job the last time, if it did; else nothing."""
+    ended = ""
     for line in reversed(last_lines(log, _NUM_LINES)):
         if _STARTED.match(line):
-            return ""
-        if found := _ENDED.match(line):
-            return _DUE_TO.get(found[1], f"Slurm ended it: {found[1]}")
-        if _OOM_KILL.match(line):
+            return ended
+        if _MEMORY.match(line):
             return MEMORY
-    return ""
+        if not ended and (found := _ENDED.match(line)):
+            ended = _DUE_TO.get(found[1], f"Slurm ended it: {found[1]}")
+    return ended

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import cli
 from pipeline.slurm import pending, queue
 from pipeline.slurm import submission as submissions
 from pipeline.slurm.submission import Event, Job, Submission
+from pipeline.slurm.words import last_words
 from tests.pipeline.conftest import ROOT
 from tests.pipeline.test_batch import PROGRESS_FILES, Batch
 from tests.pipeline.test_run import _wait_for
@@ -85,11 +87,12 @@ def submitted(recipe, tmp_path) -> Submitted:
 
 
 @pytest.fixture
-def status(submitted, pipeline) -> Callable[[], list[str]]:
+def status(submitted, capsys) -> Callable[[], list[str]]:
+    """What it prints, in this process, since it is asked often."""
+
     def ask() -> list[str]:
-        done = pipeline("status", submitted.batch.path)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+        assert cli.main(["status", str(submitted.batch.path), "--store", str(submitted.store.root)]) == 0
+        return capsys.readouterr().out.splitlines()
 
     return ask
 
@@ -230,13 +233,13 @@ def test_what_came_of_a_task_is_one_line(happened, log, answer, expected, submit
     if log:
         submitted.log(log)
     slurm.answer(*answer)
-    first, second, *_ = status()
+    first, second, *others = status()
     assert first.startswith(f"a/number  {expected}"), first
     over = {"failed", "cancelled", "lost"}
     if first.split()[1] in over:
         how = "was cancelled" if "cancelled" in first.split() else "failed"
         assert second == f"sum       dropped   job 13 never started, since job 12 (a/number) {how}"
-        assert f"continue with: python -m pipeline submit {submitted.batch.path} --cluster /mine.yaml" in status()[-1]
+        assert f"continue with: python -m pipeline submit {submitted.batch.path} --cluster /mine.yaml" in others[-1]
     else:
         assert second.startswith("sum       lost") or "waits for job 12" in second
 
@@ -249,6 +252,29 @@ def test_a_job_that_started_again_tells_why(submitted, slurm, status):
     assert first == "a/number  queued    job 12: waits for free nodes; its 2nd start, since its node failed"
     assert second == "sum       queued    job 13: waits for job 12"
     assert totals.startswith("2 tasks: queued ")
+
+
+def test_what_slurm_kills_for_its_memory_is_not_taken_for_cancelled(submitted, slurm, status):
+    """As JobAcctGatherParams=OverMemoryKill had it in a real job's log."""
+    submitted.happens("started")
+    lines = (
+        "StepId=12.batch exceeded memory limit (63082496 > 41943040), being killed",
+        "Exceeded job memory limit",
+        "*** JOB 12 ON n1 CANCELLED AT 2026-11-25T16:29:49 ***",
+    )
+    submitted.log("".join(f"slurmstepd-n1: error: {text}\n" for text in lines))
+    slurm.answer(line("FAILED", "JobLaunchFailure", exit_code=9))
+    assert "failed    job 12 on n1: was killed: it used more memory than it had asked for" in status()[0]
+
+
+def test_the_last_words_of_an_earlier_start_are_not_this_ones(submitted, tmp_path):
+    log = tmp_path / "log"
+    log.write_text(KILLED.format(" DUE TO PREEMPTION"))
+    assert last_words(log) == "it was preempted"
+    log.write_text(log.read_text() + "2026-11-25T16:30:31+00:00  a/number, b/number  on n1, start 2\nworks\n")
+    assert last_words(log) == ""
+    log.write_text(log.read_text() + KILLED.format(" DUE TO NODE FAILURE"))
+    assert last_words(log) == "its node failed"
 
 
 def test_accounting_tells_of_what_slurm_has_forgotten(submitted, slurm, status):
