@@ -130,7 +130,7 @@ def _srun(num_nodes: int, environment: Mapping[str, str]) -> list[str]:
     words = ["srun", f"--nodes={num_nodes}", f"--ntasks={num_nodes}", "--ntasks-per-node=1"]
     cores = layout.cores_per_node(environment)
     cores_option = [f"--cpus-per-task={cores}"] if cores else []
-    return [*words, *cores_option, "--overlap", "--export=ALL", "--kill-on-bad-exit=1", f"--chdir={PROJECT}"]
+    return [*words, *cores_option, "--mem=0", "--overlap", "--export=ALL", "--kill-on-bad-exit=1", f"--chdir={PROJECT}"]
 
 
 def _ssh(host: str, words: list[str], environment: Mapping[str, str]) -> list[str]:

@@ -119,9 +119,10 @@ def test_in_an_allocation_of_several_nodes_srun_starts_the_agents(tmp_path, monk
     (only,) = nodes.commands(file, Resources(device="cpu", num_processes=4), environment, ":1234")
     *srun, python = only.words[6 : only.words.index("-m")]
     golden = (
-        "srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --cpus-per-task=4 --overlap --export=ALL --kill-on-bad-exit=1"
+        "srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --cpus-per-task=4"
     )
-    assert srun == [*golden.split(), f"--chdir={nodes.PROJECT}"]
+    always = "--mem=0 --overlap --export=ALL --kill-on-bad-exit=1"
+    assert srun == [*golden.split(), *always.split(), f"--chdir={nodes.PROJECT}"]
     assert python == sys.executable
     agents = only.words[only.words.index("-m") + 1 :]
     assert agents[:4] == ["stages._training.agent", "--nodes=3", "--processes=4", "--master=:1234"]

@@ -25,5 +25,5 @@ def steps(recipe: Recipe) -> list[Step]:
     ]
 
 
-def problems(_recipe: Recipe, _pending: list[Step]) -> list[str]:
+def problems(_recipe: Recipe, _pending: list[Step], _judged: list[Step]) -> list[str]:
     return []
