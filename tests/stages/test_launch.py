@@ -118,9 +118,7 @@ def test_in_an_allocation_of_several_nodes_srun_starts_the_agents(tmp_path, monk
     environment = {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_CPUS_PER_NODE": "8(x2),4"}
     (only,) = nodes.commands(file, Resources(device="cpu", num_processes=4), environment, ":1234")
     *srun, python = only.words[6 : only.words.index("-m")]
-    golden = (
-        "srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --cpus-per-task=4"
-    )
+    golden = "srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --cpus-per-task=4"
     always = "--mem=0 --overlap --export=ALL --kill-on-bad-exit=1"
     assert srun == [*golden.split(), *always.split(), f"--chdir={nodes.PROJECT}"]
     assert python == sys.executable
