@@ -13,8 +13,9 @@ from pydantic import Field
 
 from pipeline.artifact import Artifact
 from pipeline.downloads import Download
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
+from stages import _needs
 from stages.benchmarks import AnyBenchmark
 
 VERSION = 1
@@ -57,6 +58,11 @@ def downloads(config: Config, roles: frozenset[str]) -> list[Download]:
 
     own = (compared.benchmark for compared in config.benchmarks.values() if compared.data == "own")
     return [download for benchmark in own for download in of_benchmark(benchmark)]
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs:
+    """Rows are streamed past the items of the benchmarks."""
+    return _needs.streaming()
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
+from stages import _needs
 
 VERSION = 1
 
@@ -26,6 +27,11 @@ class Inputs(StrictModel):
     model: Artifact
     init: Artifact
     trained: Artifact
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs:
+    """Some of its matrices at a time."""
+    return _needs.arithmetic(resources, known["model"], 0.5)
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

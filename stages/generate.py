@@ -12,8 +12,9 @@ from pydantic import model_validator
 
 from pipeline.artifact import Artifact
 from pipeline.downloads import Download
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
+from stages import _needs
 from stages._data.prompts import Prompt
 from stages._serving.endpoint import Endpoint
 from stages._serving.requests import Answer, Request
@@ -67,6 +68,11 @@ def downloads(config: Config, roles: frozenset[str]) -> list[Download]:
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
     """Whether an endpoint's key is there."""
     return config.endpoint.problems() if config.endpoint else []
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs | None:
+    """Little, where the model is elsewhere."""
+    return _needs.streaming() if config.endpoint else None
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
+from stages import _needs
 from stages._weights.architecture import Shapes
 from stages.adapters import AnyAdapter
 from stages.adapters.base import AdapterConfig, total_trainable
@@ -88,6 +89,15 @@ def num_trainable(config: Config, shapes: Shapes | None, num_parameters: int = 0
         return sum(map(math.prod, shapes.values())) if shapes else num_parameters
     known = targets.matrices(shapes or {})
     return total_trainable(config.adapter, known, targets.select(known, config.adapter.targets)[0])
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs | None:
+    """The model, which a probe loads. The factors do not depend on the number of cores; the loss that a probe measures
+    may, in its last digits. An estimate of the gradient takes the machine.
+    """
+    if isinstance(config.adapter, GradientConfig):
+        return None
+    return Needs(num_cores=resources.num_threads or 1, memory_bytes=_needs.model_bytes(known["model"], 1.0))
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

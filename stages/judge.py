@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 from pipeline.artifact import Artifact
 from pipeline.downloads import Download
 from pipeline.errors import UserError
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
+from stages import _needs
 from stages._data.prompts import Prompt
 from stages._serving.endpoint import Endpoint
 from stages._serving.requests import Answer, Request, Sampling
@@ -114,6 +115,11 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
 
     line = data.problem(data.prompt_file(config.prompts), "fastchat, demo")
     return ([f"judge: prompts: {line}"] if line else []) + (config.endpoint.problems() if config.endpoint else [])
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs | None:
+    """Little, where the model is elsewhere."""
+    return _needs.streaming() if config.endpoint else None
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

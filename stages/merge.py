@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pipeline import machine
 from pipeline.artifact import Artifact
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
-from stages._adaptation.whole_model import Verify, memory_problem
+from stages import _needs
+from stages._adaptation.whole_model import PARAMETER_BYTES, Verify, memory_problem
 
 VERSION = 2  # chat_template.jinja and stop tokens of the training
 
@@ -51,6 +52,11 @@ def size_problems(config: Config, num_parameters: int) -> list[str]:
     """The same for a model that is not there yet, of which only its size is known."""
     line = memory_problem(num_parameters, machine.memory_total_bytes()) if config.verify == "answers" else None
     return [line] if line else []
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs:
+    """The whole model where answers are compared."""
+    return _needs.arithmetic(resources, known["model"], PARAMETER_BYTES / 4 if config.verify == "answers" else 0.5)
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

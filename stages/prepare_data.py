@@ -12,8 +12,9 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 from pipeline.artifact import Artifact
 from pipeline.content import content_digest
 from pipeline.downloads import Download
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import LocalPath, StrictModel
+from stages import _needs
 from stages._data import files, generators
 from stages._data.formats import AnswerFormat
 
@@ -190,6 +191,11 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
     from stages._data import sources
 
     return sources.problems(config.source)
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs:
+    """Rows are streamed."""
+    return _needs.streaming()
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

@@ -10,10 +10,15 @@ from pydantic import Field, StringConstraints
 
 from pipeline.artifact import Artifact
 from pipeline.downloads import Download
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import LocalPath, StrictModel
+from stages import _needs
 
 VERSION = 2
+
+
+SHARD_BYTES = 10 * 2**30
+"""The largest file of weights that is usual, of 5 GiB, twice."""
 
 
 class Hub(StrictModel):
@@ -72,6 +77,14 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
 
     store = resources.store_dir or Path.cwd()
     return sources.problems(config.source) + sources.disk_problems(config, store)
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs:
+    """A shard and its copy, or all of a model that is de-quantised."""
+    from stages._weights import sources
+
+    num_held = sources.num_parameters(config) if config.source.kind == "gguf" else None
+    return Needs(memory_bytes=_needs.PYTHON_BYTES + (SHARD_BYTES if num_held is None else 4 * num_held))
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

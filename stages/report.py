@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from pipeline.artifact import Artifact
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
+from stages import _needs
 
 VERSION = 2  # evaluations without training, categories, win rates, intervals as the scorers give them
 
@@ -40,6 +41,11 @@ class Inputs(StrictModel):
     """Every step of the run that the report shows, by name: "math/train", "base/arithmetic/score", ..."""
 
     steps: dict[str, Artifact]
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs:
+    """Manifests, scores and answers."""
+    return _needs.streaming()
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

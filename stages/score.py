@@ -7,10 +7,12 @@ from pydantic import TypeAdapter
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
+from stages import _needs
 from stages._serving.requests import Answer, Request
 from stages.benchmarks import AnyBenchmark, AnyScorer, benchmark_module
+from stages.benchmarks._programs import ProgramScorer
 from stages.benchmarks.base import Answered
 
 VERSION = 2  # intervals, more counts
@@ -28,6 +30,12 @@ class Inputs(StrictModel):
     answers: Artifact
     judgments: Artifact | None = None
     data: Artifact | None = None
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs:
+    """What streams through, and programs of which few come near their limit."""
+    programs = config.scorer.memory_mib * 2**20 if isinstance(config.scorer, ProgramScorer) else 0
+    return Needs(memory_bytes=_needs.PYTHON_BYTES + programs)
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

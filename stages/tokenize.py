@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.artifact import Artifact
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
+from stages import _needs
 from stages._data.formats import Format
 from stages._data.prompts import Prompt
 from stages._data.turns import Learn
@@ -55,6 +56,11 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
     from stages._data import tokenizing
 
     return tokenizing.problems(config, known.get("data"))
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs:
+    """Rows are streamed."""
+    return _needs.streaming()
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

@@ -5,16 +5,19 @@ template.json, metrics.jsonl, and quantization.json where the base was quantised
 own (`stages._training.worker`), one per GPU or two on a CPU; a rerun goes on from the newest sealed checkpoint.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
-from pipeline.stage import Resources, Workspace
+from pipeline.stage import Needs, Resources, Workspace
 from pipeline.strict import StrictModel
 from stages._training.contradictions import contradictions
 from stages._weights.architecture import Shapes
+
+if TYPE_CHECKING:
+    from stages._training.requirements import Size
 
 VERSION = 2
 
@@ -155,7 +158,6 @@ class Inputs(StrictModel):
 def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) -> list[str]:
     """Batch arithmetic, packages and devices, DeepSpeed's opinion, and memory and disk for a model that is there."""
     from stages._training import availability, layout, requirements, validation
-    from stages._weights.index import stored_tensors
 
     lines = layout.problems(config, layout.num_processes(resources)) + availability.problems(config, resources)
     lines += validation.problems(config, resources)
@@ -163,11 +165,26 @@ def preflight(config: Config, resources: Resources, known: dict[str, Artifact]) 
         lines += layout.room_problems(config, known["tokens"].metrics()["length_max"])
         lines += layout.evaluation_problems(config, (known["tokens"] / "validation.safetensors").exists())
     if "model" in known:
-        shapes = {name: tensor.shape for name, tensor in stored_tensors(known["model"].path).items()}
-        num_trainable = known["adapter"].metrics()["trainable_parameters"] if "adapter" in known else 0
-        length = known["tokens"].metrics()["length_max"] if "tokens" in known else requirements.DEFAULT_LENGTH
-        lines += requirements.problems(config, resources, requirements.size_of(shapes, num_trainable, length))
+        lines += requirements.problems(config, resources, _size(known))
     return lines
+
+
+def _size(known: dict[str, Artifact]) -> "Size":
+    """Of a model that is there, and of the adapter and tokens as far as they are."""
+    from stages._training import requirements
+    from stages._weights.index import stored_tensors
+
+    shapes = {name: tensor.shape for name, tensor in stored_tensors(known["model"].path).items()}
+    num_trainable = known["adapter"].metrics()["trainable_parameters"] if "adapter" in known else 0
+    length = known["tokens"].metrics()["length_max"] if "tokens" in known else requirements.DEFAULT_LENGTH
+    return requirements.size_of(shapes, num_trainable, length)
+
+
+def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> Needs | None:
+    """Its processes, a GPU each, and their threads; on several nodes all of them."""
+    from stages._training import layout, requirements
+
+    return requirements.needs(config, resources, _size(known)) if layout.num_nodes(resources) == 1 else None
 
 
 def shown(config: Config, resources: Resources) -> dict[str, dict[str, Any]]:

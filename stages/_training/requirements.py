@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline import machine
-from pipeline.stage import Resources
+from pipeline.stage import Needs, Resources
 from stages._training import layout
 from stages._weights import targets
 
@@ -127,6 +127,22 @@ def problems(config: Config, resources: Resources, size: Size) -> list[str]:
     if layout.problems(config, num_processes):
         return []
     return shortages(config, resources, need(config, layout.layout(config, num_processes), size), num_processes)
+
+
+def needs(config: Config, resources: Resources, size: Size) -> Needs:
+    """What training takes of this machine beside other steps, the number of its processes and threads as without them.
+
+    Beside a GPU threads do no arithmetic, unless something is offloaded: a share of the cores is enough.
+    """
+    num_processes = layout.num_processes(resources)
+    num_cores = min(machine.cpu_count(), num_processes * layout.num_threads(resources))
+    needed = need(config, layout.layout(config, num_processes), size)
+    if layout.device(resources) == "cpu":
+        return Needs(num_cores=num_cores, memory_bytes=int(needed.memory + needed.host_memory))
+    if resources.num_threads is None and not needed.host_memory and not needed.files:
+        num_cores = max(num_processes, num_cores * num_processes // len(machine.gpus()))
+    host = PROCESS_BYTES * num_processes + 4 * size.num_parameters + needed.host_memory
+    return Needs(num_cores=num_cores, memory_bytes=int(host), num_gpus=num_processes)
 
 
 def shortages(config: Config, resources: Resources, needed: Need, num_processes: int) -> list[str]:
