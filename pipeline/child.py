@@ -60,11 +60,25 @@ def perform(order: Order) -> None:
     store = Store(order.store)
     lock = store.lock(order.stage, order.fingerprint)
     partial = store.partial(order.stage, order.fingerprint)
+    lock.on_loss = _stop_myself
+    if lock.is_held() and (holder := lock.holder()):
+        print(f"process {holder['pid']} on {holder['host']} does this step; waiting for it", flush=True)
     with lock:
         if store.is_sealed(order.stage, order.fingerprint):
             return
         partial.mkdir(parents=True, exist_ok=True)
-        seal(partial, store.directory(order.stage, order.fingerprint), _work(order, partial))
+        manifest = _work(order, partial)
+        if lock.is_lost():
+            raise Stopped(_TAKEN_OVER)
+        seal(partial, store.directory(order.stage, order.fingerprint), manifest)
+
+
+_TAKEN_OVER = "another run took this one for dead and does the step now; a rerun waits for its result"
+
+
+def _stop_myself() -> None:
+    print(_TAKEN_OVER, file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _work(order: Order, partial: Path) -> dict[str, Any]:

@@ -23,6 +23,21 @@ CORES_VARIABLE = "PIPELINE_CPU_COUNT"
 """Cores of a step that shares the machine with others (`pipeline.share`)."""
 ENOUGH_BYTES = 2**60
 _JUDGED = "PIPELINE_JUDGED_NODE"
+_NETWORK = (
+    "nfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "smb",
+    "orangefs",
+    "pvfs",
+    "wekafs",
+    "fuse.",
+    "glusterfs",
+)
+"""Beginnings of types of file systems, as /proc/self/mountinfo has them."""
 _QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free"
 
 
@@ -134,6 +149,18 @@ def gpus() -> tuple[Gpu, ...]:
         gpu = Gpu(index=0, uuid="", name="GPU", memory_total_bytes=total, memory_free_bytes=total)
         return tuple(gpu.model_copy(update={"index": index}) for index in range(node.num_gpus))
     return own_gpus()
+
+
+def is_on_network(path: Path) -> bool:
+    """Whether `path` is, or will be, on a file system that other machines see too."""
+    existing = next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.exists())
+    wanted, kind = existing.stat().st_dev, ""
+    for line in _read(Path("/proc/self/mountinfo")).splitlines():
+        fields, _, source = line.partition(" - ")
+        major, _, minor = fields.split()[2].partition(":")
+        if os.makedev(int(major), int(minor)) == wanted:
+            kind = source.split()[0]
+    return kind.startswith(_NETWORK)
 
 
 @functools.cache

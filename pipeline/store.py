@@ -13,18 +13,23 @@ Fingerprints are shortened to 16 hex digits in names; the manifest holds all 64.
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
+from errno import EBUSY, ENOENT, ENOTEMPTY
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifact import MANIFEST, Artifact
 from pipeline.errors import StepFailed
 from pipeline.lock import Lock
+from pipeline.machine import is_on_network
 
 ANSWERS = "answers"
 _RESERVED = {ANSWERS, "trackers", "logs", "locks", "runs", "cache", "submissions"}
 _PARTIAL = ".partial"
+PATIENCE_SECONDS = 70.0
 
 
 class Store:
@@ -47,6 +52,16 @@ class Store:
 
     def is_sealed(self, stage: str, fingerprint: str) -> bool:
         return (self.directory(stage, fingerprint) / MANIFEST).exists()
+
+    def wait_for(self, works: Collection[tuple[str, str]]) -> None:
+        """Until all of them, (stage, fingerprint), are sealed here too, but not for long.
+
+        What another machine has sealed a moment ago may not show yet: clients of network file systems remember what
+        was not there, NFS for up to a minute (nfs(5), acdirmax).
+        """
+        deadline = time.monotonic() + (PATIENCE_SECONDS if is_on_network(self.root) else 0.0)
+        while time.monotonic() < deadline and not all(self.is_sealed(*work) for work in works):
+            time.sleep(1.0)
 
     def artifact(self, stage: str, fingerprint: str) -> Artifact:
         """The sealed artifact. Raises StepFailed when its manifest is damaged or is of other work."""
@@ -81,8 +96,8 @@ class Store:
 
     def is_written(self, answers: Path) -> bool:
         """Whether a step that works now asks that model: each appends to the file of its own name."""
-        lock_files = (path for file in answers.glob("*.jsonl") for path in self._locks.glob(f"*-{file.stem}.lock"))
-        return any(Lock(path).is_held() for path in lock_files)
+        names = (path for file in answers.glob("*.jsonl") for path in self._locks.glob(f"*-{file.stem}.lock.*"))
+        return any(Lock(path.with_suffix("")).is_held() for path in names)
 
     @property
     def _locks(self) -> Path:
@@ -97,11 +112,24 @@ class Store:
 def seal(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     """Make a finished `partial` the artifact `target`: remove scratch, hash, fsync, manifest last, rename.
 
-    A crash before the rename leaves the partial, after it the artifact; nothing between is visible.
+    A crash before the rename leaves the partial, after it the artifact; nothing between is visible. If another was
+    faster, which a lost lock allows, its artifact stays: a folder is never renamed onto one that is not empty.
     """
+    try:
+        _seal(partial, target, manifest)
+    except OSError as error:
+        if not (target / MANIFEST).exists():
+            if target.exists() and partial.exists():
+                raise StepFailed(f"{target}: is in the way and no artifact ({error.strerror}); delete it") from error
+            raise
+        if partial.exists():
+            remove(partial)
+
+
+def _seal(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     for path in partial.iterdir():
         if path.name.startswith("."):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            _remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (partial / MANIFEST).unlink(missing_ok=True)
     files = {str(path.relative_to(partial)): describe_file(path) for path in _files(partial)}
     with (partial / MANIFEST).open("w") as file:
@@ -138,13 +166,24 @@ def damage(directory: Path, rehash: bool) -> list[str]:
 
 def remove(directory: Path) -> None:
     """Delete an artifact or partial so that a crash half-way leaves none: out of sight first, then file by file."""
-    doomed = directory.with_name(f".{directory.name}.deleted.{os.getpid()}")
+    doomed = directory.with_name(f".{directory.name}.deleted.{secrets.token_hex(4)}")
     directory.rename(doomed)
-    shutil.rmtree(doomed)
+    _remove_tree(doomed)
+
+
+def _remove_tree(directory: Path) -> None:
+    """What a program still holds open stays on NFS under a name of its client's, and its folder with it."""
+
+    def forgive(_function: object, _path: str, details: tuple[type[BaseException], BaseException, object]) -> None:
+        if not isinstance(details[1], OSError) or details[1].errno not in (ENOTEMPTY, EBUSY, ENOENT):
+            raise details[1]
+
+    shutil.rmtree(directory, onerror=forgive)
 
 
 def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+    """All but those that NFS keeps for a program that has them open."""
+    return sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(".nfs"))
 
 
 def _sync_folder(path: Path) -> None:

@@ -139,11 +139,14 @@ class Task:
     def _check_inputs(self, pending: "list[Step]") -> None:
         """Raises UserError when something is gone that was there when it was submitted."""
         own = {step.fingerprint for step in pending}
+        read = [
+            (needed, step) for step in pending for needed in step.all_dependencies() if needed.fingerprint not in own
+        ]
+        self.store.wait_for([(needed.stage, needed.fingerprint) for needed, _ in read])
         missing = {
             needed.name: step.name
-            for step in pending
-            for needed in step.all_dependencies()
-            if needed.fingerprint not in own and not self.store.is_sealed(needed.stage, needed.fingerprint)
+            for needed, step in read
+            if not self.store.is_sealed(needed.stage, needed.fingerprint)
         }
         if missing:
             lines = (f"{name}: is not in the store {self.store.root}, and {reader} reads it"

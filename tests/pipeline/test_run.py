@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from pipeline.lock import Lock
 from pipeline.store import Store
 from tests.pipeline.conftest import ROOT
 
@@ -103,7 +104,8 @@ def test_kill_9_leaves_no_process_and_a_rerun_finishes(recipe, pipeline, command
     path = recipe("name: toy\ntracks: {a: {value: 1}, slow: {value: 2, pause_seconds: 20.0}}\n")
     process = subprocess.Popen(command("run", path), cwd=ROOT, start_new_session=True)
     _wait_for(lambda: list(tmp_path.glob("store/number/*.partial/.progress.json")))
-    holder = json.loads(next(file for file in tmp_path.glob("store/locks/*") if file.stat().st_size).read_text())
+    locks = (Lock(path.with_suffix("")) for path in tmp_path.glob("store/locks/number-*"))
+    holder = next(holder for lock in locks if (holder := lock.holder()))
     assert _alive(holder["pid"])
     process.kill()
     process.wait()
