@@ -1,6 +1,7 @@
 """What each recipe was last run as: STORE/runs/<recipe>.json, the memory behind `stale`, `why` and `gc`."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.store import Store
@@ -23,13 +24,24 @@ def read(store: Store, recipe: Path) -> History:
     return History.model_validate_json(path.read_text())
 
 
-def write(store: Store, history: History) -> None:
-    """Replace the record atomically."""
-    path = _file(store, history.recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(history.model_dump_json(indent=1))
-    temporary.replace(path)
+def update(
+    store: Store, recipe: Path, overrides: list[str] | None = None, steps: Mapping[str, str] | None = None
+) -> History:
+    """Change the record of a recipe, and return it. Several jobs of one recipe may do so at once."""
+    path = _file(store, recipe)
+    with store.lock("runs", _folder_digest(recipe)):
+        record = read(store, recipe)
+        record = record.model_copy(
+            update={
+                "overrides": record.overrides if overrides is None else overrides,
+                "steps": {**record.steps, **(steps or {})},
+            }
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(record.model_dump_json(indent=1))
+        temporary.replace(path)
+    return record
 
 
 def all_of(store: Store) -> list[History]:
@@ -39,7 +51,10 @@ def all_of(store: Store) -> list[History]:
 
 def _file(store: Store, recipe: Path) -> Path:
     """Two recipes of one name in two folders have two records."""
+    return store.root / "runs" / f"{recipe.stem}-{_folder_digest(recipe)}.json"
+
+
+def _folder_digest(recipe: Path) -> str:
     import hashlib
 
-    folder = hashlib.sha256(str(recipe.absolute().parent).encode()).hexdigest()[:8]
-    return store.root / "runs" / f"{recipe.stem}-{folder}.json"
+    return hashlib.sha256(str(recipe.absolute().parent).encode()).hexdigest()[:8]

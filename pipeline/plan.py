@@ -241,3 +241,14 @@ def inputs_as_json(work: Work, store: Store) -> dict[str, Any]:
         else value and {name: artifact(part) for name, part in value.items()}
         for role, value in work.inputs.items()
     }
+
+
+def unfinished_inputs(pending: list[Step], store: Store) -> dict[str, str]:
+    """Names of steps that are neither sealed nor pending -> the name of a pending step that reads it."""
+    todo = {step.fingerprint for step in pending}
+    return {
+        needed.name: step.name
+        for step in pending
+        for needed in step.all_dependencies()
+        if needed.fingerprint not in todo and not store.is_sealed(needed.stage, needed.fingerprint)
+    }

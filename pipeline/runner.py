@@ -137,10 +137,7 @@ class Runner:
     def _done(self, job: Job) -> None:
         self.display.finished(job.step.name, job.elapsed_seconds)
         self._schedule.finish(job.step)
-        self.record = self.record.model_copy(
-            update={"steps": {**self.record.steps, job.step.name: job.step.fingerprint}}
-        )
-        history.write(self.store, self.record)
+        self.record = history.update(self.store, self.record.recipe, steps={job.step.name: job.step.fingerprint})
 
     def _stop_jobs(self, jobs: Sequence[Job]) -> None:
         """All at once, each with time to save its work; one that was done nevertheless counts as done."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
+    from pipeline.step import Step
     from pipeline.store import Store
 
 
@@ -32,6 +33,25 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         "--store", type=Path, default=Path(os.environ.get("PIPELINE_STORE", "store")), metavar="DIR",
         help="where artifacts are kept (default: $PIPELINE_STORE or ./store)",
     )  # fmt: skip
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """--until and --only."""
+    parser.add_argument("--until", metavar="STEP", help="stop after this step")
+    parser.add_argument(
+        "--only", metavar="STEP", action="append", default=[],
+        help="do this step alone, or several that are named so; what they read must be cached or among them",
+    )  # fmt: skip
+
+
+def choose(plan: "Plan", arguments: argparse.Namespace) -> "list[Step]":
+    """The steps that --only or --until name, in plan order; all without."""
+    if arguments.only:
+        wanted = [plan.find(name) for name in arguments.only]
+        return [step for step in plan.steps if step in wanted]
+    if arguments.until:
+        return plan.upstream([plan.find(arguments.until)])
+    return plan.steps
 
 
 def add_fetched(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_recipe(parser)
     shared.add_store(parser)
     shared.add_fetched(parser)
-    parser.add_argument("--until", metavar="STEP", help="stop after this step")
-    parser.add_argument("--only", metavar="STEP", help="do this step alone; what it reads must be cached")
+    shared.add_choice(parser)
     parser.add_argument(
         "--force", metavar="STEP", action="append", default=[], help="do this step again although it is cached"
     )
@@ -32,7 +31,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     plan, store = shared.open_plan(arguments)
     forced = [plan.find(name) for name in arguments.force]
-    carry_out(arguments, plan, store, _choose(plan, arguments), forced, shared.as_command(arguments))
+    carry_out(arguments, plan, store, shared.choose(plan, arguments), forced, shared.as_command(arguments))
     return 0
 
 
@@ -51,24 +50,25 @@ def carry_out(
     if not pending:
         print(f"nothing to do: all {len(chosen)} steps of {plan.name} are cached")
         return _show_result(plan, store)
+    _refuse_unfinished_inputs(pending, store)
     if arguments.dry_run:
         print(f"would do {len(pending)} of {len(chosen)} steps: {', '.join(step.name for step in pending)}")
     _preflight(plan, pending, store)
     if arguments.dry_run:
         return None
-    record = history.read(store, arguments.recipe).model_copy(update={"overrides": arguments.overrides})
-    history.write(store, record)
+    record = history.update(store, arguments.recipe, overrides=arguments.overrides)
     _discard(forced, store)
     _run(plan, store, record, chosen, resume_command, arguments.max_parallel)
     return _show_result(plan, store)
 
 
-def _choose(plan: "Plan", arguments: argparse.Namespace) -> "list[Step]":
-    if arguments.only:
-        return [plan.find(arguments.only)]
-    if arguments.until:
-        return plan.upstream([plan.find(arguments.until)])
-    return plan.steps
+def _refuse_unfinished_inputs(pending: "list[Step]", store: "Store") -> None:
+    from pipeline.errors import UserError
+    from pipeline.plan import unfinished_inputs
+
+    if missing := unfinished_inputs(pending, store):
+        raise UserError(*(f"step {name}: is not done yet and {reader} reads it; run it first, or too: --only {name}"
+                          for name, reader in missing.items()))  # fmt: skip
 
 
 def _preflight(plan: "Plan", pending: "list[Step]", store: "Store") -> None:

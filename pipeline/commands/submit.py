@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 from pipeline.commands import arguments as shared
 
 if TYPE_CHECKING:
-    from pipeline.plan import Plan
     from pipeline.slurm.profile import Options, Profile
     from pipeline.slurm.script import Batch
     from pipeline.slurm.submission import Job
     from pipeline.slurm.submitting import Order
-    from pipeline.step import Step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,10 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--store", type=Path, metavar="DIR",
         help="where artifacts are kept (default: the profile's store, $PIPELINE_STORE or ./store)",
     )  # fmt: skip
-    parser.add_argument("--until", metavar="STEP", help="stop after this step")
-    parser.add_argument(
-        "--only", metavar="STEP", action="append", help="do this step alone; what it reads must be cached"
-    )
+    shared.add_choice(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the jobs' scripts and the calls of sbatch, submit nothing"
     )
@@ -47,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     arguments.store = arguments.store or profile.store or Path(os.environ.get("PIPELINE_STORE", "store"))
     order = _order(arguments, profile)
     if not order.pending:
-        num_chosen = len(_choose(order.plan, arguments))
+        num_chosen = len(shared.choose(order.plan, arguments))
         print(f"nothing to do: all {num_chosen} steps asked for of {order.plan.name} are cached")
         return 0
     batch = submitting.prepare(order, "dry-run" if arguments.dry_run else submitting.new_id(order.plan))
@@ -69,17 +64,8 @@ def _order(arguments: argparse.Namespace, profile: "Profile") -> "Order":
     from pipeline.slurm.submitting import Order
 
     plan, store = shared.open_plan(arguments)
-    pending = [step for step in _choose(plan, arguments) if not store.is_sealed(step.stage, step.fingerprint)]
+    pending = [step for step in shared.choose(plan, arguments) if not store.is_sealed(step.stage, step.fingerprint)]
     return Order(plan, pending, arguments.recipe, arguments.overrides, arguments.cluster, profile, store)
-
-
-def _choose(plan: "Plan", arguments: argparse.Namespace) -> "list[Step]":
-    if arguments.only:
-        wanted = [plan.find(name) for name in arguments.only]
-        return [step for step in plan.steps if step in wanted]
-    if arguments.until:
-        return plan.upstream([plan.find(arguments.until)])
-    return plan.steps
 
 
 def _command(arguments: argparse.Namespace, command: str, *words: str) -> str:

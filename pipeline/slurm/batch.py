@@ -102,8 +102,7 @@ class Task:
         pending = [step for step in steps if not self.store.is_sealed(step.stage, step.fingerprint)]
         self._check_inputs(pending)
         preflight.check(plan, pending, self.store)
-        record = history.read(self.store, self.submission.recipe)
-        record = record.model_copy(update={"overrides": self.submission.overrides})
+        record = history.update(self.store, self.submission.recipe, overrides=self.submission.overrides)
         Runner(plan, self.store, record, self._display(pending), self._resume_command()).run(steps)
 
     def _steps(self, plan: "Plan") -> "list[Step]":

@@ -78,12 +78,27 @@ def test_preflight_reports_all_problems_before_any_work(recipe, pipeline, tmp_pa
 def test_options_choose_the_steps(recipe, pipeline):
     path = recipe(TOY)
     assert "would do 1 of 1 steps: a/number" in pipeline("run", path, "--until", "a/number", "--dry-run").stdout
-    assert pipeline("run", path, "--only", "sum").returncode == 2
+    alone = pipeline("run", path, "--only", "sum")
+    assert alone.returncode == 2
+    assert alone.stderr.splitlines() == [
+        f"step {name}/number: is not done yet and sum reads it; run it first, or too: --only {name}/number"
+        for name in "abc"
+    ]
     assert pipeline("run", path, "--until", "sum").returncode == 0
     forced = pipeline("run", path, "--only", "sum", "--force", "sum")
     assert "done  sum" in forced.stdout
     unknown = pipeline("run", path, "--only", "sun")
     assert unknown.returncode == 2 and "its steps: a/number" in unknown.stderr
+
+
+def test_several_steps_alone_may_read_each_other(recipe, pipeline):
+    path = recipe(TOY)
+    assert pipeline("run", path, "--only", "b/number", "--only", "a/number").returncode == 0
+    listed = pipeline("plan", path).stdout
+    assert "toy: 4 steps: 2 cached, 2 missing" in listed
+    both = pipeline("run", path, "--only", "sum", "--only", "c/number", "--only", "a/number")
+    assert both.returncode == 0, both.stderr
+    assert "4 steps: 4 cached" in pipeline("plan", path).stdout
 
 
 def test_ctrl_c_stops_the_children_and_leaves_everything_resumable(recipe, pipeline, command, tmp_path):
