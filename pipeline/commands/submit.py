@@ -10,9 +10,9 @@ from pipeline.commands import arguments as shared
 
 if TYPE_CHECKING:
     from pipeline.slurm.profile import Options, Profile
+    from pipeline.slurm.refusals import Order
     from pipeline.slurm.script import Batch
     from pipeline.slurm.submission import Job
-    from pipeline.slurm.submitting import Order
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     from pipeline import recipe
-    from pipeline.slurm import sbatch, submitting
+    from pipeline.slurm import refusals, sbatch, submitting
     from pipeline.slurm.profile import Profile
 
     profile = recipe.load(arguments.cluster, Profile, [])
@@ -49,9 +49,9 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print_scripts(batch)
         return 0
-    with submitting.alone(order.store):
-        submitting.refuse_work_in_progress(order, _command(arguments, "cancel"))
-        submitting.preflight(order)
+    with refusals.alone(order.store):
+        refusals.refuse_work_in_progress(order, _command(arguments, "cancel"))
+        refusals.preflight(order)
         _print_table(order, batch)
         submitting.submit(order, batch, _print_submitted)
     print(f"submission {batch.submission.id}; what next:")
@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _order(arguments: argparse.Namespace, profile: "Profile") -> "Order":
-    from pipeline.slurm.submitting import Order
+    from pipeline.slurm.refusals import Order
 
     plan, store = shared.open_plan(arguments)
     pending = [step for step in shared.choose(plan, arguments) if not store.is_sealed(step.stage, step.fingerprint)]

@@ -65,7 +65,8 @@ if [ "$code" -eq 75 ] || { [ "$code" -eq "$STARTING" ] && [ "${SLURM_RESTART_COU
     trap '' TERM USR2
     # Of an array, this task alone. One that Slurm ends already is left to it: a cancelled one would come back to life.
     id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}
-    [ "$(squeue --noheader --jobs="$id" --format=%T)" = COMPLETING ] || scontrol requeue "$id"
+    [ "$(squeue --noheader --jobs="$id" --format=%T)" = COMPLETING ] || scontrol requeue "$id" ||
+        refuse 'Slurm does not requeue this job, for the reason in its log; everything is saved: submit again'
 fi
 exit "$code"
 """
@@ -79,6 +80,11 @@ class Batch:
     store: Store
     profile: Profile
     recipe_name: str
+
+
+def script_file(batch: Batch, job: Job) -> Path:
+    """Where its script is kept."""
+    return submission.folder(batch.store, batch.submission.id) / f"{job.name}.sh"
 
 
 def render(batch: Batch, job: Job) -> str:

@@ -9,7 +9,7 @@ import pytest
 from pipeline import machine, recipe
 from pipeline import plan as plans
 from pipeline.errors import UserError
-from pipeline.slurm import submitting
+from pipeline.slurm import refusals
 from pipeline.slurm.profile import Options, Profile, memory_bytes, seconds
 from pipeline.store import Store
 
@@ -119,11 +119,11 @@ def judge(tmp_path: Path, profile: dict, *overrides: str) -> list[str]:
     """What is found of the quickstart, none of which is done."""
     file = ROOT / "recipes" / "quickstart.yaml"
     plan = plans.load(file, list(overrides))
-    order = submitting.Order(
+    order = refusals.Order(
         plan, plan.steps, file, [], Path("mine.yaml"), Profile.model_validate(profile), Store(tmp_path / "store")
     )
     try:
-        submitting.preflight(order)
+        refusals.preflight(order)
     except UserError as error:
         return list(error.problems)
     return []

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import plan as plans
 from pipeline.errors import UserError
-from pipeline.slurm import script, submission, submitting
+from pipeline.slurm import refusals, script, submission, submitting
 from pipeline.slurm.profile import Profile
 from pipeline.slurm.script import Batch
 from pipeline.store import Store
@@ -76,7 +76,7 @@ def batch(tmp_path: Path, profile: dict[str, Any], recipe: str = "name: toy\ntra
     file.write_text(recipe)
     plan = plans.load(file, [])
     store = Store(tmp_path / "store")
-    order = submitting.Order(
+    order = refusals.Order(
         plan, plan.steps, file, [], tmp_path / "my cluster.yaml", Profile.model_validate(profile), store
     )
     made = submitting.prepare(order, "first")
@@ -86,7 +86,7 @@ def batch(tmp_path: Path, profile: dict[str, Any], recipe: str = "name: toy\ntra
 
 def written(made: Batch) -> Path:
     """The script of its first job."""
-    file = submitting.script_file(made, made.submission.jobs[0])
+    file = script.script_file(made, made.submission.jobs[0])
     file.write_text(script.render(made, made.submission.jobs[0]))
     return file
 
@@ -219,6 +219,17 @@ def test_a_program_that_was_stopped_while_it_started_starts_again_but_not_for_ev
     assert run(written(made), tmp_path)[0] == 75
     assert run(written(made), tmp_path, SLURM_RESTART_COUNT="10")[0] == 128 + signal.SIGUSR2
     assert requeued(tmp_path) == ["requeue 7"]
+
+
+def test_a_requeue_that_slurm_refuses_is_told(tmp_path):
+    made = batch(tmp_path, {"default": {"command": [program(tmp_path, "exit 75")]}})
+    process = start(written(made), tmp_path)
+    (tmp_path / "tools" / "scontrol").write_text("#!/bin/sh\necho Requested operation is disabled; exit 1\n")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert output.startswith("Requested operation is disabled\nSlurm does not requeue this job")
+    (event,) = submission.events(made.store, "first", made.submission.jobs[0].name, 0)
+    assert event.reason.endswith("everything is saved: submit again")
 
 
 def test_a_signal_before_the_program_starts_is_not_forgotten(tmp_path):
