@@ -9,7 +9,7 @@ from pipeline import machine
 from pipeline.downloads import VARIABLE
 from pipeline.errors import UserError
 from pipeline.lock import Lock
-from pipeline.plan import Plan, workflow
+from pipeline.plan import Plan, unfinished_inputs, workflow
 from pipeline.preflight import check, store_problems
 from pipeline.slurm import queue, sbatch, submission
 from pipeline.slurm.profile import Profile, seconds
@@ -68,16 +68,9 @@ def refuse_hosts(pending: Sequence[Step]) -> None:
 
 def refuse_unfinished_inputs(order: Order) -> None:
     """What a step reads is done, or is done before it."""
-    todo = {step.fingerprint for step in order.pending}
-    missing = {
-        needed.name: step.name
-        for step in order.pending
-        for needed in step.all_dependencies()
-        if needed.fingerprint not in todo and not order.store.is_sealed(needed.stage, needed.fingerprint)
-    }
-    if missing:
+    if missing := unfinished_inputs(order.pending, order.store):
         lines = (
-            f"step {name}: is not done yet and {needs} needs it; submit it, too" for name, needs in missing.items()
+            f"step {name}: is not done yet and {reader} needs it; submit it, too" for name, reader in missing.items()
         )
         raise UserError(*lines)
 
