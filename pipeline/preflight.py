@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline import scratch
 from pipeline.downloads import require_fetched
 from pipeline.errors import UserError
 from pipeline.plan import Plan, sealed_inputs, workflow
@@ -23,7 +24,7 @@ def check(plan: Plan, pending: list[Step], store: Store, judged: list[Step] | No
     """
     require_fetched()
     judged = pending if judged is None else judged
-    problems = [*store_problems(store.root), *_problems_of_recipes(plan, pending, judged)]
+    problems = [*store_problems(store.root), *scratch.problems(), *_problems_of_recipes(plan, pending, judged)]
     asked: dict[str, tuple[str, Work]] = {}
     for step in judged:
         for work in filter(None, (step, step.service)):

@@ -11,6 +11,7 @@ from pipeline.plan import Plan, sealed_inputs, workflow
 from pipeline.process import in_words, wait_for_any
 from pipeline.provenance import provenance
 from pipeline.schedule import Schedule
+from pipeline.scratch import own_scratch
 from pipeline.services import Server
 from pipeline.signals import stop_signals
 from pipeline.stage import Needs, load_stage
@@ -58,6 +59,10 @@ class Runner:
         scoring = workflow().SCORING if self._machine.gpus else ()
         self._schedule = Schedule(pending, scoring, self.max_parallel, self._machine, self._needs)
         self._positions = {step.name: f"{index + 1}/{len(pending)}" for index, step in enumerate(pending)}
+        with own_scratch():
+            self._work()
+
+    def _work(self) -> None:
         try:
             with stop_signals():
                 while not self._schedule.is_finished:

@@ -166,8 +166,8 @@ class Profile(StrictModel):
     store: Annotated[Path, Field(strict=False)] | None = None
     """Where artifacts are kept, on a file system that all nodes see; --store replaces it."""
     scratch: Line | None = None
-    """A folder for work in progress on a fast disk of the nodes; variables of the job, such as $TMPDIR, are replaced
-    there."""
+    """A folder on a fast disk of the nodes, for temporary files and compilers' caches; variables of the job, such as
+    $TMPDIR, are replaced there."""
     fetched: Annotated[Path, Field(strict=False)] | None = None
     """A folder made by `fetch`: nodes take models and data from there and ask nobody else."""
     max_array_tasks: Count | None = None

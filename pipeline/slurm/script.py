@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import scratch
 from pipeline.downloads import VARIABLE
 from pipeline.slurm import submission
 from pipeline.slurm.jobs import slug
@@ -41,7 +42,7 @@ hand_on() {
 trap 'hand_on USR2' USR2
 trap 'hand_on TERM' TERM
 
-{{environment}}{{setup}}cd -- "$project" || {{no_project}}
+{{environment}}{{setup}}{{scratch}}cd -- "$project" || {{no_project}}
 "${python[@]}" -c {{probe}} || {{no_python}}
 
 code=$STARTING
@@ -154,6 +155,7 @@ def _body(batch: Batch, job: Job, options: Options) -> str:
     command = shlex.join(options.command)
     values = {
         "environment": _environment(batch.profile, options),
+        "scratch": _scratch(batch.profile),
         "setup": _setup(options, f"{profile}: setup: a line of it failed"),
         "probe": shlex.quote("import pydantic, yaml"),
         "no_project": _refuse(f"{PROJECT}: found no such folder on this node; it must be on a shared file system"),
@@ -169,6 +171,14 @@ def _environment(profile: Profile, options: Options) -> str:
     fetched = {VARIABLE: str(profile.fetched)} if profile.fetched else {}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in {**fetched, **options.environment}.items()]
     return "".join(f"{line}\n" for line in [*lines, *([""] if lines else [])])
+
+
+def _scratch(profile: Profile) -> str:
+    """Of its characters only the names of variables mean something to bash. After the set-up, which may set them."""
+    if profile.scratch is None:
+        return ""
+    quoted = re.sub(r"""["\\`]|\$(?!\w|\{\w+\})""", lambda found: "\\" + found[0], profile.scratch)
+    return f'export {scratch.VARIABLE}="{quoted}"\n'
 
 
 def _setup(options: Options, failed: str) -> str:

@@ -1,6 +1,7 @@
 """Write one number, slowly if asked. Counts its attempts, so that tests see a resume, and says what it could use."""
 
 import os
+import tempfile
 import time
 from typing import Literal
 
@@ -57,6 +58,7 @@ def run(config: Config, _inputs: Inputs, out: Workspace, _resources: Resources) 
         "num_cores": cpu_count(),
         "cores": sorted(os.sched_getaffinity(0)),
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "temporary": tempfile.gettempdir(),
     }
 
 
