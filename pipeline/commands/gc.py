@@ -1,4 +1,4 @@
-"""`gc`: what no recipe reaches any more. Only lists it, unless told to delete."""
+"""`gc`: what no recipe and no job in the queue reaches any more. Only lists it, unless told to delete."""
 
 import argparse
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.commands import arguments as shared
 
 if TYPE_CHECKING:
+    from pipeline.plan import Plan
     from pipeline.store import Store
 
 
@@ -18,11 +19,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from pipeline.store import Store, remove
+    from pipeline.store import Store
 
     store = Store(arguments.store)
+    if not arguments.delete or not store.root.is_dir():
+        return _collect(store, arguments)
+    from pipeline.slurm.refusals import alone
+
+    with alone(store):  # what is submitted just now counts on what it finds
+        return _collect(store, arguments)
+
+
+def _collect(store: "Store", arguments: argparse.Namespace) -> int:
+    from pipeline.store import remove
+
     kept = _reached(store, arguments.recipes)
-    doomed = [*_unreached_work(store, kept), *_unreached_answers(store, kept)]
+    unused = _submissions(store, kept)
+    doomed = [*_unreached_work(store, kept), *_unreached_answers(store, kept), *unused]
     total = 0
     for path in doomed:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -46,6 +59,14 @@ class _Reached:
     answer_owners: set[str] = field(default_factory=set)
     """Fingerprints of models and endpoints."""
 
+    def add(self, plan: "Plan") -> None:
+        """Everything of a plan."""
+        from pipeline.plan import workflow
+
+        self.work |= {(step.stage, step.fingerprint[:16]) for step in plan.steps}
+        for variant in plan.variants:
+            self.answer_owners |= workflow().answer_owners(variant.recipe)
+
 
 def _reached(store: "Store", recipes: list[Path]) -> _Reached:
     """What every recipe leads to that ran here (as it is now) or is named.
@@ -58,11 +79,25 @@ def _reached(store: "Store", recipes: list[Path]) -> _Reached:
     wanted += [(recipe, []) for recipe in recipes]
     reached = _Reached()
     for recipe, overrides in wanted:
-        planned = plan.load(recipe, overrides)
-        reached.work |= {(step.stage, step.fingerprint[:16]) for step in planned.steps}
-        for variant in planned.variants:
-            reached.answer_owners |= plan.workflow().answer_owners(variant.recipe)
+        reached.add(plan.load(recipe, overrides))
     return reached
+
+
+def _submissions(store: "Store", reached: _Reached) -> list[Path]:
+    """Add what queued and running jobs still need to what is reached; the folders of those that are over and unused."""
+    from pipeline.slurm import FOLDER
+
+    if not (store.root / FOLDER).is_dir():
+        return []
+    from pipeline.slurm import keeping
+
+    found = keeping.look(store)
+    if found.silence:
+        print(f"{found.silence}; kept what it may still do: {', '.join(each.id for each in found.alive)}")
+    for submission in found.alive:
+        reached.add(keeping.plan_of(store, submission))
+        reached.work |= keeping.work_of(submission)
+    return keeping.folders(store, found.over, reached.work)
 
 
 def _unreached_work(store: "Store", kept: _Reached) -> list[Path]:
