@@ -1,6 +1,7 @@
 """`fetch` from a hub of our own: sizes first, resumed, checked, and what is fetched is all that a run needs."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -10,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import downloads, plan
+from pipeline import cli, downloads, plan
 from pipeline.errors import UserError
 from pipeline.fetch import work
 from pipeline.fetch.listing import list_files
@@ -380,9 +382,16 @@ def fetched(hub: Hub, recipe: Path, tmp_path: Path) -> Path:
 
 
 def fetch(hub: Hub, recipe: Path, to: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(recipe, to, *words), cwd=ROOT, env=environment(hub, **variables), capture_output=True, text=True
-    )
+    """The command, in this process: starting one takes longer than the work."""
+    arguments, output, errors = command(recipe, to, *words)[3:], io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        for name in [name for name in os.environ if name.startswith("HF_")]:
+            patch.delenv(name)
+        for name, value in {"HF_ENDPOINT": hub.url, **variables}.items():
+            patch.setenv(name, value)
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", "HF_HUB_OFFLINE" in variables)
+        code = cli.main(arguments)
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 def command(recipe: Path, to: Path, *words: str) -> list[str]:
@@ -428,8 +437,6 @@ def wait_for(condition: Any, seconds: float = 60.0) -> None:
 
 
 def _gsm8k() -> dict[str, bytes]:
-    import io
-
     import pyarrow
     import pyarrow.parquet
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ def list_files(wanted: list[Wanted]) -> list[Listed]:
 
     if constants.HF_HUB_OFFLINE:
         raise UserError("fetch: found HF_HUB_OFFLINE set, expected a machine that may ask the hub; unset it")
-    api, problems = HfApi(), list[str]()
+    api, problems = HfApi(endpoint=os.environ.get("HF_ENDPOINT")), list[str]()
 
     def attempt(each: Wanted) -> Listed | None:
         try:
