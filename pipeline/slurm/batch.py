@@ -14,19 +14,15 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import PipelineError, Stopped, UserError
 from pipeline.signals import Asked, stop_signals
 from pipeline.slurm import submission as submissions
 from pipeline.slurm.giving_up import num_timeouts_in_a_row, saved
-from pipeline.slurm.submission import Event, Piece
+from pipeline.slurm.submission import Event
 from pipeline.slurm.words import CANCELLED, last_words
 from pipeline.store import Store
-
-if TYPE_CHECKING:
-    from pipeline.plan import Plan
-    from pipeline.step import Step
 
 TERMINATED = 128 + signal.SIGTERM
 EARLY_SECONDS = 90
@@ -96,78 +92,18 @@ class Task:
         from pipeline import history, preflight
         from pipeline.plan import thaw
         from pipeline.runner import Runner
+        from pipeline.slurm.giving_up import Watch
+        from pipeline.slurm.unchanged import as_submitted, check_inputs
 
         plan = thaw(json.loads((submissions.folder(self.store, self.submission.id) / "recipes.json").read_text()))
-        steps = self._steps(plan)
+        steps = as_submitted(plan, self.submission, self.pieces, self._resume_command())
         pending = [step for step in steps if not self.store.is_sealed(step.stage, step.fingerprint)]
-        self._check_inputs(pending)
+        check_inputs(pending, self.store, self._resume_command())
         preflight.check(plan, pending, self.store)
+        watch = Watch(pending, self.store)
+        self._resumed = watch.resumed
         record = history.update(self.store, self.submission.recipe, overrides=self.submission.overrides)
-        Runner(plan, self.store, record, self._display(pending), self._resume_command()).run(steps)
-
-    def _steps(self, plan: "Plan") -> "list[Step]":
-        """Those of this task. Raises UserError when the code or the files now stand for other work."""
-        known = {step.fingerprint: step for step in plan.steps}
-        if any(piece.fingerprint not in known for piece in self.pieces):
-            changes = list(dict.fromkeys(self._changes(plan, known)))
-            raise UserError(
-                f"{self.submission.recipe}: the code or the files have changed since it was submitted "
-                f"({self.submission.submitted_at}): {'; '.join(changes[:3])}. Submit again: {self._resume_command()}"
-            )
-        return [known[piece.fingerprint] for piece in self.pieces]
-
-    def _changes(self, plan: "Plan", known: "dict[str, Step]") -> list[str]:
-        """What makes the pieces others than they were: their own changes if they have any, else what they read."""
-        from pipeline.why import differences, identity
-
-        now = {step.name: step for step in plan.steps} | plan.aliases
-        lines = []
-        for piece in self._all_pieces():
-            if piece.fingerprint in known:
-                continue
-            if piece.name not in now:
-                lines.append(f"{piece.name} is no step any more")
-            elif piece.identity:
-                lines += [f"{piece.name}: {line}" for line in differences(piece.identity, identity(now[piece.name]))]
-        own = [line for line in lines if ": input " not in line]
-        return own or lines or [f"{self.pieces[0].name} has another fingerprint"]
-
-    def _all_pieces(self) -> list[Piece]:
-        return [piece for job in self.submission.jobs for task in job.tasks for piece in task]
-
-    def _check_inputs(self, pending: "list[Step]") -> None:
-        """Raises UserError when something is gone that was there when it was submitted."""
-        own = {step.fingerprint for step in pending}
-        read = [
-            (needed, step) for step in pending for needed in step.all_dependencies() if needed.fingerprint not in own
-        ]
-        self.store.wait_for([(needed.stage, needed.fingerprint) for needed, _ in read])
-        missing = {
-            needed.name: step.name
-            for needed, step in read
-            if not self.store.is_sealed(needed.stage, needed.fingerprint)
-        }
-        if missing:
-            lines = (f"{name}: is not in the store {self.store.root}, and {reader} reads it"
-                     for name, reader in missing.items())  # fmt: skip
-            raise UserError(*lines, f"submit again, which does it first: {self._resume_command()}")
-
-    def _display(self, pending: "list[Step]") -> Any:
-        from pipeline.display import PlainDisplay
-        from pipeline.stage import PROGRESS
-
-        task, fingerprints = self, {step.name: step.fingerprint for step in pending}
-        for step in pending:  # of another start, of which this one may have lost something
-            if not self.store.lock(step.stage, step.fingerprint).is_held():
-                (self.store.partial(step.stage, step.fingerprint) / PROGRESS).unlink(missing_ok=True)
-
-        class Watched(PlainDisplay):
-            def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None:
-                if name in fingerprints and progress.get("done") is not None and progress.get("total"):
-                    task._resumed.setdefault(fingerprints[name], progress["done"] / progress["total"])
-                super().tick(name, elapsed_seconds, progress)
-
-        return Watched()
+        Runner(plan, self.store, record, watch, self._resume_command()).run(steps)
 
     def _stopped(self, asked: Asked) -> int:
         """Requeue, give up, or leave it to Slurm."""

@@ -5,8 +5,12 @@ the work: a step that cannot resume begins at nothing each time, however far it 
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from pipeline.display import PlainDisplay
 from pipeline.slurm.submission import Event, Piece
+from pipeline.stage import PROGRESS
+from pipeline.step import Step
 from pipeline.store import Store
 
 LEAST_PROGRESS = 0.005
@@ -30,3 +34,22 @@ def num_timeouts_in_a_row(events: Iterable[Event]) -> int:
             count = 1 if progress > best + LEAST_PROGRESS else count + 1
             best = max(best, progress)
     return count
+
+
+class Watch(PlainDisplay):
+    """Sees where each step takes up its work."""
+
+    def __init__(self, pending: Iterable[Step], store: Store) -> None:
+        """Forget what an earlier start said of its progress, of which this one may have lost something."""
+        super().__init__()
+        self.resumed: dict[str, float] = {}
+        """Fingerprint -> the part of the step that was done already."""
+        self._fingerprints = {step.name: step.fingerprint for step in pending}
+        for step in pending:
+            if not store.lock(step.stage, step.fingerprint).is_held():
+                (store.partial(step.stage, step.fingerprint) / PROGRESS).unlink(missing_ok=True)
+
+    def tick(self, name: str, elapsed_seconds: float, progress: dict[str, Any]) -> None:
+        if name in self._fingerprints and progress.get("done") is not None and progress.get("total"):
+            self.resumed.setdefault(self._fingerprints[name], progress["done"] / progress["total"])
+        super().tick(name, elapsed_seconds, progress)
