@@ -83,8 +83,11 @@ def needs(config: Config, resources: Resources, known: dict[str, Artifact]) -> N
     """A shard and its copy, or all of a model that is de-quantised."""
     from stages._weights import sources
 
-    num_held = sources.num_parameters(config) if config.source.kind == "gguf" else None
-    return Needs(memory_bytes=_needs.PYTHON_BYTES + (SHARD_BYTES if num_held is None else 4 * num_held))
+    num_parameters = sources.num_parameters(config)
+    whole = SHARD_BYTES if num_parameters is None else 8 * num_parameters
+    return Needs(
+        memory_bytes=_needs.PYTHON_BYTES + (whole if config.source.kind == "gguf" else min(whole, SHARD_BYTES))
+    )
 
 
 def run(config: Config, inputs: Inputs, out: Workspace, resources: Resources) -> dict[str, Any]:

@@ -17,19 +17,18 @@ RECIPE = """
 name: two
 seed: 0
 model: {source: {kind: local, path: model}}
+init: {adapter: {method: nlora, rank: 4, residual: subtract}}
 train: {learning_rate: 1e-3, global_batch_size: 4, max_steps: 3, zero_stage: 0}
 evaluate_base: false
 tracks:
-  nlora:
-    init: {adapter: {method: nlora, rank: 4, residual: subtract}}
-    data: &data {source: {kind: files, train: train.jsonl}}
+  apples:
+    data: {source: {kind: files, train: apples.jsonl}}
     tokenize: &tokenize
       format: {kind: prompt_response, prompt: question, response: answer}
       template: {kind: chat}
       max_length: 64
-  lora:
-    init: {adapter: {method: lora, rank: 4}}
-    data: *data
+  pears:
+    data: {source: {kind: files, train: pears.jsonl}}
     tokenize: *tokenize
 resources: {num_processes: 1, num_threads: 1}
 """

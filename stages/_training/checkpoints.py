@@ -162,7 +162,7 @@ def _drop_old(root: Path, keep: Keep) -> None:
     kept |= {folder for _, folder in measured[: keep.best]}
     kept |= {folder_of(root, step) for step in bests if step is not None}
     for old in set(_sealed(root)) - kept:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)  # on NFS, what somebody still reads stays a little longer
 
 
 def _sealed(root: Path) -> list[Path]:
