@@ -30,13 +30,15 @@ def test_plain_lines_end_with_the_last_metrics(capsys):
 
 def test_steps_at_once_keep_their_own_progress(capsys):
     display = PlainDisplay()
-    for name in ("a", "b"):
-        display.started(name, "1/2")
+    for name in ("a", "b", "c"):
+        display.started(name, "1/3")
         display.tick(name, 1.0, {"metrics": {"answers": name}})
     display.finished("a", 2.0)
     display.stopped("b")
+    display.failed("c")
     display.note("a word between")
-    expected = "    1/2  a ...\n    1/2  b ...\n   done  a  2.0s  answers a\nstopped  b\na word between\n"
+    expected = "    1/3  a ...\n    1/3  b ...\n    1/3  c ...\n   done  a  2.0s  answers a\n"
+    expected += "stopped  b\n failed  c\na word between\n"
     assert capsys.readouterr().out == expected
 
 
@@ -47,6 +49,8 @@ def test_a_terminal_shows_a_moving_line_for_each_step_that_runs(monkeypatch):
     monkeypatch.setattr(display._status, "update", shown.append)
     display.started("a", "1/3")
     display.started("b", "2/3")
+    display.started("c", "3/3")
+    display.failed("c")
     display.tick("a", 3.0, {"done": 1, "total": 2})
     assert [line.strip() for line in shown[-1].splitlines()] == [
         "[dim]1/3[/] a  [cyan]3.0s[/]  1/2 50%  ETA 3.0s",
