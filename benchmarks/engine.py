@@ -110,6 +110,7 @@ def our_cases(folder: Path, store: Path) -> Iterator[Case]:
     six = toy_recipe(folder / "six.yaml", 6)
     executed = toy_recipe(folder / "executed.yaml", NUM_EXECUTED)
     thousand = toy_recipe(folder / "thousand.yaml", 1000)
+    sweep = toy_sweep(folder / "sweep.yaml", num_variants=100, num_steps=10)
     done = folder / "done"
     for recipe in (six, executed):
         run([*pipeline("run", recipe), "--store", str(done)], ROOT, TOYS)
@@ -119,6 +120,7 @@ def our_cases(folder: Path, store: Path) -> Iterator[Case]:
     if quickstart_is_finished(store):
         yield Case("rerun of quickstart", [*pipeline("run", QUICKSTART), "--store", str(store)])
     yield Case("plan of 1,000 steps", [*pipeline("plan", thousand), "--store", str(done)], environment=TOYS)
+    yield Case("plan of a sweep, 100 x 10 steps", [*pipeline("plan", sweep), "--store", str(done)], environment=TOYS)
     yield Case("rerun of the executed steps", [*pipeline("run", executed), "--store", str(done)], environment=TOYS)
     yield Case(
         "executed steps", pipeline("run", executed), environment=TOYS, prepare=lambda: ["--store", fresh(folder)]
@@ -128,7 +130,13 @@ def our_cases(folder: Path, store: Path) -> Iterator[Case]:
 
 def our_rows(cases: dict[str, Case]) -> Iterator[Row]:
     """The measured commands against their bars, and the overhead per step that follows from three of them."""
-    bars = {"--help": 0.2, "rerun of 6 steps": 0.4, "rerun of quickstart": 0.4, "plan of 1,000 steps": 1.0}
+    bars = {
+        "--help": 0.2,
+        "rerun of 6 steps": 0.4,
+        "rerun of quickstart": 0.4,
+        "plan of 1,000 steps": 1.0,
+        "plan of a sweep, 100 x 10 steps": 1.0,
+    }
     for name, bar in bars.items():
         if name in cases:
             yield Row(f"`{name}`" if name == "--help" else name, cases[name].median, spread(cases[name]), bar)
@@ -171,6 +179,17 @@ def toy_recipe(path: Path, num_steps: int) -> Path:
     """A recipe of `num_steps` toy steps: numbers, and one step that adds them up."""
     tracks = "".join(f"  t{index}: {{value: {index + 100}}}\n" for index in range(num_steps - 1))
     path.write_text(f"name: {path.stem}\ntracks:\n{tracks}")
+    return path
+
+
+def toy_sweep(path: Path, num_variants: int, num_steps: int) -> Path:
+    """A recipe of that many variants with no step in common."""
+    toy_recipe(path, num_steps)
+    sets = ""
+    for variant in range(num_variants):
+        fields = (f"tracks.t{index}.value: {100 + variant * num_steps + index}" for index in range(num_steps - 1))
+        sets += f"    v{variant}: {{{', '.join(fields)}}}\n"
+    path.write_text(f"{path.read_text()}sweep:\n  set:\n{sets}")
     return path
 
 

@@ -104,6 +104,8 @@ def _show_result(plan: "Plan", store: "Store") -> None:
     for step in plan.final_steps():
         folder = store.directory(step.stage, step.fingerprint)
         if (folder / "summary.md").exists():
+            if plan.is_sweep:
+                _print_markdown(f"## {step.name}\n")
             _print_markdown((folder / "summary.md").read_text())
         for page in sorted(folder.glob("*.html")):
             print(f"report: {page}")

@@ -8,12 +8,16 @@ import jsonschema
 import pytest
 
 from pipeline import plan as plans
+from pipeline import preflight, sweep
 from pipeline import recipe as recipes
-from pipeline import sweep
 from pipeline.errors import UserError
 from pipeline.plan import Plan
 from pipeline.recipe import schema
+from pipeline.step import Step
+from pipeline.store import Store
+from pipeline.variants import services
 from pipeline.yaml_nodes import compose
+from tests.pipeline.toy import workflow
 from tests.pipeline.toy.workflow import Recipe
 
 TOY = "name: toy\ntracks: {a: {value: 1}, b: {value: 2, ask: true}}\n"
@@ -209,7 +213,8 @@ def test_every_command_knows_variants(swept, pipeline):
     done("run", path, "--until", "scale=2,value=3/sum")
     assert "9 steps" in (listed := done("plan", path).stdout) and "3 cached" in listed
     done("run", path)
-    assert "nothing to do: all 9 steps of toy are cached" in done("run", path).stdout
+    again = done("run", path).stdout
+    assert "nothing to do: all 9 steps of toy are cached" in again and "\n## scale=2,value=4/sum\n" in again
     assert done("status", path).stdout.count("cached") == 9
     assert "scale=1,value=4/sum is cached" in done("why", path, "scale=1,value=4/sum").stdout
     assert "step        value=4/a/number" in done("show", path, "scale=1,value=4/a/number").stdout
@@ -228,3 +233,35 @@ def test_the_schema_knows_it():
     good = [{"scale": [1]}, [{"scale": 1}, {"size": {"small": {"scale": 2}}}], None]
     bad = [{}, [], 3, {"scale": []}, {"size": {"small": 1}}, [{"scale": 1}, {}]]
     assert [check(value) for value in [*good, *bad]] == [True] * len(good) + [False] * len(bad)
+
+
+def test_preflight_says_each_line_once_for_the_variants_that_it_is_about(swept, monkeypatch, tmp_path):
+    def found(recipe: Recipe, pending: list[Step], judged: list[Step] | None = None) -> list[str]:
+        assert pending == judged and all(step.stage != "add" or step.name.startswith("scale=") for step in pending)
+        return ["all", *(["big"] if recipe.scale > 1 else [])]
+
+    monkeypatch.setattr(workflow, "problems", found)
+    plan = plans.load(swept("{scale: [1, 2], tracks.a.value: [3, 13]}"), [])
+    with pytest.raises(UserError) as caught:
+        preflight.check(plan, plan.steps, Store(tmp_path))
+    assert str(caught.value).splitlines() == [
+        "toy: all",
+        "scale=2: big",
+        "value=13/a/number: value: found 13, expected a lucky number",
+    ]
+
+
+def test_what_can_be_served_is_called_after_its_variants(swept):
+    plan = plans.load(swept("{scale: [1, 2], tracks.a.value: [3, 4]}"), [])
+    found = services({each.name: workflow.servable(each.recipe) for each in plan.variants}, plan.steps)
+    assert list(found)[:4] == ["value=3/a", "b", "base", "value=4/a"]
+    assert found["scale=2,value=4/a"].fingerprint == found["value=4/a"].fingerprint
+    assert list(found["scale=2,value=4/a"].dependencies()) == [plan.find("value=4/a/number")]
+
+
+def test_one_track_alone_is_so_in_every_variant(swept):
+    path = swept("{scale: [1, 2], tracks.b.value: [3, 4]}")
+    plan = plans.load(path, [], track="a")
+    assert names(plan) == ["a/number", "scale=1/sum", "scale=2/sum"]
+    with pytest.raises(UserError, match="variant scale=1,value=3: found no track 'c', expected one of a, b"):
+        plans.load(path, [], track="c")
