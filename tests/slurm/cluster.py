@@ -55,7 +55,7 @@ SchedulerParameters=sched_interval=2,bf_interval=2
 JobRequeue=1
 ReturnToService=2
 KillWait=5
-SlurmdTimeout=5
+SlurmdTimeout=10
 SlurmdParameters=config_overrides
 MinJobAge={min_job_age}
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory={memory}

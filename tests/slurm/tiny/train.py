@@ -12,8 +12,8 @@ SETTINGS = {
     "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},  # else all of it stays whole
     "learning_rate": 2e-2,
     "global_batch_size": 4,
-    "num_epochs": 5,
-    "max_steps": 50,
+    "num_epochs": 3,
+    "max_steps": 30,
     "checkpoint_every_steps": 5,
 }
 
