@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,17 @@ def test_the_readmes_examples_are_recipes(tmp_path: Path):
     assert training.train
     assert training.train.zero_stage == 2
     assert evaluation.model_names() == ["ours", "theirs"]
+
+
+def test_the_readmes_sweep_is_one(tmp_path: Path):
+    [block] = re.findall(r"```yaml sweep\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shutil.copy(ROOT / "recipes" / "quickstart.yaml", tmp_path)
+    (tmp_path / "example.yaml").write_text(block)
+    planned = plan.load(tmp_path / "example.yaml", [])
+    assert [variant.name for variant in planned.variants][1] == "learning_rate=1e-4,seed=0,method=lora"
+    trainings = [step for step in planned.steps if step.stage == "train"]
+    assert (len(planned.variants), len(trainings)) == (8, 8)
+    assert len([step for step in planned.steps if step.stage == "init_adapter"]) == 4
 
 
 def test_the_papers_settings_are_the_papers():
