@@ -57,10 +57,11 @@ def at_work(store: Path) -> list[tuple[float, float]]:
 @pytest.mark.skipif(cpu_count() < 2, reason="steps beside each other need a core each")
 def test_results_do_not_depend_on_what_runs_beside(tmp_path):
     write_tiny_model(tmp_path / "model")
-    rows = [
-        {"question": f"{a} apples + {b} pears . how many ?", "answer": f"{a + b}"} for a in range(4) for b in (1, 2)
-    ]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for fruit in ("apples", "pears"):
+        rows = [
+            {"question": f"{a} {fruit} and {b} more , how many ?", "answer": f"{a + b}"} for a in (1, 2) for b in (3, 4)
+        ]
+        (tmp_path / f"{fruit}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "two.yaml").write_text(RECIPE)
     for number in (1, 2):
         words = [
@@ -69,7 +70,7 @@ def test_results_do_not_depend_on_what_runs_beside(tmp_path):
             "--max-parallel",
             str(number),
             "--store",
-            str(tmp_path / f"{number}"),
+            str(tmp_path / str(number)),
         ]
         done = subprocess.run([sys.executable, "-m", "pipeline", *words], cwd=ROOT, env=dict(os.environ),
                               capture_output=True, text=True, timeout=600)  # fmt: skip
