@@ -42,7 +42,7 @@ def compose(path: Path) -> yaml.MappingNode:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe; known beside it: {_yaml_files(path.parent)}") from None
+        raise UserError(f"{path}: found no such file; YAML files beside it: {_yaml_files(path.parent)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     return _mapping(compose_text(text, str(path)), str(path))

@@ -79,4 +79,4 @@ def test_what_is_no_recipe_is_refused_in_one_line(recipe, text, expected):
 
 def test_a_missing_recipe_names_its_neighbours(recipe, tmp_path):
     recipe("name: x\n", "other.yaml")
-    assert problems(tmp_path / "toy.yaml")[0].endswith("no such recipe; known beside it: other.yaml")
+    assert problems(tmp_path / "toy.yaml")[0].endswith("found no such file; YAML files beside it: other.yaml")

@@ -130,6 +130,11 @@ def judge(tmp_path: Path, profile: dict, *overrides: str) -> list[str]:
     return []
 
 
+def test_the_quickstart_fits_the_example_of_one_machine(tmp_path):
+    example = recipe.load(ROOT / "slurm" / "clusters" / "cpu.yaml", Profile, [])
+    assert judge(tmp_path, example.model_dump(exclude_unset=True)) == []
+
+
 def test_work_is_judged_by_the_node_of_its_kind(tmp_path):
     big = {"default": {"cpus_per_task": 2, "memory": "16G"}}
     assert judge(tmp_path, big) == []
