@@ -212,12 +212,16 @@ def _is_alive(pid: int, started: str | None) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When that process began, in the kernel's ticks; None for one that ended, or that is not shown."""
+    """When that process began, in the kernel's ticks; None for one that ended, or that is not shown.
+
+    The first thread may have ended and another still be on its way: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else fields[19]
+    state, num_threads, started = fields[0], int(fields[17]), fields[19]
+    return None if state in "ZX" and num_threads <= 1 else started
 
 
 def _place() -> str | None:

@@ -168,10 +168,11 @@ def test_what_is_missing_on_a_node_is_one_line_in_the_log_and_in_status(tmp_path
 
 
 LISTENS = """
-trap 'echo got USR2' USR2
+left=3
+trap 'echo got USR2; left=$((left - 1))' USR2
 trap 'echo got TERM; exit 143' TERM
 echo ready
-for _ in {1..30}; do sleep 0.02; done
+while [ $left -gt 0 ]; do sleep 0.02; done
 exit %d
 """
 
