@@ -255,7 +255,7 @@ def test_two_at_once_are_not_let_in(submit, folder):
         ),
         (["--only", "sum"], "step a/number: is not done yet and sum needs it; submit it, too"),
         (["--only", "nothing"], "step 'nothing': not in the plan of a toy's $recipe"),
-        (["--cluster", "/nowhere.yaml"], "/nowhere.yaml: no such"),
+        (["--cluster", "/nowhere.yaml"], "/nowhere.yaml: found no such file"),
     ],
 )
 def test_work_that_cannot_be_submitted_is_refused(submit, folder, options, line):
