@@ -73,7 +73,7 @@ class Task:
         names = ", ".join(piece.name for piece in self.pieces)
         again = f", start {_restarts() + 1}" if _restarts() else ""
         print(f"{submissions.now()}  {names}  on {_node()}{again}", flush=True)
-        self._record("started")
+        self._record(self._event("started"))
         with stop_signals() as asked:
             try:
                 self._work()
@@ -85,7 +85,7 @@ class Task:
                 import traceback
 
                 return self._failed(1, traceback.format_exc(), f"{type(error).__name__}: {error}")
-        self._record("finished", exit_code=0)
+        self._record(self._event("finished", exit_code=0))
         return 0
 
     def _work(self) -> None:
@@ -134,18 +134,16 @@ class Task:
     def _ended(
         self, what: Any, exit_code: int, reason: str, is_timeout: bool = False, progress: float | None = None
     ) -> int:
-        event = self._event(what, is_timeout, progress, exit_code, reason)
-        submissions.record(self.store, self.submission.id, self.job.name, self.number, event)
+        self._record(self._event(what, is_timeout, progress, exit_code, reason))
         print(f"{submissions.now()}  {what}: {reason.removeprefix('gave up: ')}", flush=True)
         return exit_code
 
     def _failed(self, exit_code: int, text: str, reason: str) -> int:
         print(text, file=sys.stderr, flush=True)
-        self._record("failed", exit_code=exit_code, reason=reason)
+        self._record(self._event("failed", exit_code=exit_code, reason=reason))
         return exit_code
 
-    def _record(self, what: Any, exit_code: int | None = None, reason: str = "") -> None:
-        event = self._event(what, exit_code=exit_code, reason=reason)
+    def _record(self, event: Event) -> None:
         submissions.record(self.store, self.submission.id, self.job.name, self.number, event)
 
     def _event(

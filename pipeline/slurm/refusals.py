@@ -97,18 +97,12 @@ def refuse_work_in_progress(order: Order, cancel_command: str) -> None:
         raise UserError(*problems)
 
 
-_OVER = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
-)
-"""States of jobs that do no more: https://slurm.schedmd.com/squeue.html#SECTION_JOB-STATE-CODES."""
-
-
 def _queued(store: Store, wanted: set[str]) -> Iterator[tuple[Submission, Job, list[Piece]]]:
     """Jobs that Slurm has in its queue, with those of the wanted pieces that their tasks there do."""
     records = [(record, job) for record in submission.all_of(store) for job in record.jobs if job.job_id is not None]
     records = [(record, job) for record, job in records if wanted & {p.fingerprint for task in job.tasks for p in task}]
     entries = queue.ask([job.job_id for _, job in records if job.job_id is not None])
-    alive = {(entry.job_id, entry.task) for entry in entries if entry.state not in _OVER}
+    alive = {(entry.job_id, entry.task) for entry in entries if entry.state not in queue.ENDED | {"REVOKED"}}
     for record, job in records:
         tasks = (task for number, task in enumerate(job.tasks) if (job.job_id, number) in alive)
         if pieces := [piece for task in tasks for piece in task if piece.fingerprint in wanted]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from pipeline.errors import UserError
-from pipeline.plan import Plan
+from pipeline.plan import Plan, unfinished_inputs
 from pipeline.slurm.submission import Piece, Submission
 from pipeline.step import Step
 from pipeline.store import Store
@@ -23,16 +23,9 @@ def as_submitted(plan: Plan, submission: Submission, pieces: Sequence[Piece], re
     return [known[piece.fingerprint] for piece in pieces]
 
 
-def check_inputs(pending: Sequence[Step], store: Store, resume_command: str) -> None:
+def check_inputs(pending: list[Step], store: Store, resume_command: str) -> None:
     """Raises UserError when something is gone that was there when they were submitted."""
-    own = {step.fingerprint for step in pending}
-    missing = {
-        needed.name: step.name
-        for step in pending
-        for needed in step.all_dependencies()
-        if needed.fingerprint not in own and not store.is_sealed(needed.stage, needed.fingerprint)
-    }
-    if missing:
+    if missing := unfinished_inputs(pending, store):
         lines = (f"{name}: is not in the store {store.root}, and {reader} reads it" for name, reader in missing.items())
         raise UserError(*lines, f"submit again, which does it first: {resume_command}")
 
