@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
+from tests.pipeline.test_run import _wait_for
 from tests.slurm.cluster import NODES, ROOT, running
 
 pytestmark = pytest.mark.slow
@@ -29,10 +29,7 @@ def test_nothing_outlives_tests_that_were_killed():
     assert len(processes_of(folder)) >= 4
     tests.kill()
     tests.communicate()
-    deadline = time.monotonic() + 10
-    while processes_of(folder):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    _wait_for(lambda: not processes_of(folder), 10)
 
 
 def processes_of(folder: str) -> list[psutil.Process]:
